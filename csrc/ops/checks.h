@@ -1,0 +1,100 @@
+// Checks of op arguments, for CPU and GPU registrations alike. A failed check throws one sentence
+// that names the op and the argument; torch turns it into a RuntimeError.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace rocmforge {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << "rocmforge::" << op << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+template <typename... Parts>
+void check(bool condition, const char* op, const Parts&... parts) {
+  if (!condition) fail(op, parts...);
+}
+
+inline bool is_float(ScalarType t) {
+  return t == ScalarType::Float || t == ScalarType::Half || t == ScalarType::BFloat16;
+}
+
+inline const char* dtype_name(ScalarType t) {
+  switch (t) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return "another dtype";
+  }
+}
+
+inline std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << "[";
+  for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
+  text << "]";
+  return text.str();
+}
+
+inline void check_float(const char* op, const char* name, const Tensor& t) {
+  check(is_float(t.scalar_type()), op, name, " must be float32 or float16 or bfloat16, got ",
+        dtype_name(t.scalar_type()));
+}
+
+inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
+  check(t.scalar_type() == wanted, op, name, " must be ", dtype_name(wanted), ", got ",
+        dtype_name(t.scalar_type()));
+}
+
+inline void check_shape(const char* op, const char* name, const Tensor& t,
+                        std::initializer_list<int64_t> shape) {
+  bool same = t.dim() == static_cast<int64_t>(shape.size());
+  std::ostringstream wanted;
+  int64_t i = 0;
+  for (int64_t size : shape) {
+    same = same && t.size(i) == size;
+    wanted << (i++ ? ", " : "") << size;
+  }
+  check(same, op, name, " must have shape [", wanted.str(), "], got ", shape_text(t));
+}
+
+inline void check_same_shape(const char* op, const char* name, const Tensor& t,
+                             const Tensor& like) {
+  bool same = t.dim() == like.dim();
+  for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == like.size(i);
+  check(same, op, name, " must have shape ", shape_text(like), ", got ", shape_text(t));
+}
+
+inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& other,
+                         const char* other_name) {
+  check(t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(), op,
+        name, " and ", other_name, " must be on one device");
+}
+
+}  // namespace rocmforge

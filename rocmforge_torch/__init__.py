@@ -1,0 +1,23 @@
+"""GGUF models as PyTorch tensors and modules whose weights stay quantized."""
+
+from __future__ import annotations
+
+from . import extension
+
+extension.load()
+
+from . import ops  # noqa: E402
+from .config import config  # noqa: E402
+from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
+from .models import load_model  # noqa: E402
+from .tensor import GGUFTensor  # noqa: E402
+
+__all__ = [
+    "GGUFError",
+    "GGUFModelFile",
+    "GGUFTensor",
+    "config",
+    "load_gguf",
+    "load_model",
+    "ops",
+]

@@ -1,0 +1,75 @@
+"""Q2_K to Q6_K: super-blocks of 256 with quantized sub-block scales.
+
+Block layouts follow ggml-common.h. Wherever a byte holds several elements, they are `stride`
+elements apart, so that neighbouring bytes hold neighbouring elements.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rocmforge_torch.ops.reference.quants.bits import fields, half
+
+
+def strided(data: Tensor, bits: int, stride: int) -> Tensor:
+    """Codes of `bits` bits, ``8 / bits`` a byte and `stride` elements apart, as ``[n, 256]``."""
+    return fields(data.unflatten(-1, (-1, stride)), bits, 8 // bits).flatten(1)
+
+
+def scales_and_mins(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """8 scales and 8 minima of 6 bits from the 12 bytes of Q4_K and Q5_K.
+
+    Bytes 0-3 and 4-7: scales and minima 0-3 in the low 6 bits, the top 2 bits of number ``i + 4``
+    above them. Bytes 8-11: the low 4 bits of scales (low) and minima (high) 4-7.
+    """
+    scale, minimum, rest = packed.split(4, dim=-1)
+    scales = torch.cat([scale & 63, (rest & 15) | (scale >> 6 << 4)], dim=-1)
+    minima = torch.cat([minimum & 63, (rest >> 4) | (minimum >> 6 << 4)], dim=-1)
+    return scales.float(), minima.float()
+
+
+def signed_scales(packed: Tensor) -> Tensor:
+    """16 signed 6-bit scales from the 12 bytes of Q3_K: nibbles in 8 bytes, top bits in 4."""
+    low, high = packed.split([8, 4], dim=-1)
+    return (fields(low, 4, 2).flatten(1) | (fields(high, 2, 4).flatten(1) << 4)).float() - 32
+
+
+def _scaled(scale: Tensor, q: Tensor, minimum: Tensor | None = None) -> Tensor:
+    """``scale * q - minimum`` with one scale and minimum per sub-block: ``[n, 256]``."""
+    y = scale.unsqueeze(-1) * q.unflatten(-1, (scale.shape[-1], -1))
+    return (y if minimum is None else y - minimum.unsqueeze(-1)).flatten(1)
+
+
+def dequantize_q2_k(blocks: Tensor) -> Tensor:
+    scales, q, d, dmin = blocks.split([16, 64, 2, 2], dim=-1)
+    return _scaled(
+        half(d) * (scales & 15).float(),
+        strided(q, 2, 32).float(),
+        half(dmin) * (scales >> 4).float(),
+    )
+
+
+def dequantize_q3_k(blocks: Tensor) -> Tensor:
+    high, low, scales, d = blocks.split([32, 64, 12, 2], dim=-1)
+    q = strided(low, 2, 32) | (strided(high, 1, 32) << 2)
+    return _scaled(half(d) * signed_scales(scales), q.float() - 4)
+
+
+def dequantize_q4_k(blocks: Tensor) -> Tensor:
+    d, dmin, packed, q = blocks.split([2, 2, 12, 128], dim=-1)
+    scales, minima = scales_and_mins(packed)
+    return _scaled(half(d) * scales, strided(q, 4, 32).float(), half(dmin) * minima)
+
+
+def dequantize_q5_k(blocks: Tensor) -> Tensor:
+    d, dmin, packed, high, low = blocks.split([2, 2, 12, 32, 128], dim=-1)
+    scales, minima = scales_and_mins(packed)
+    q = strided(low, 4, 32) | (strided(high, 1, 32) << 4)
+    return _scaled(half(d) * scales, q.float(), half(dmin) * minima)
+
+
+def dequantize_q6_k(blocks: Tensor) -> Tensor:
+    low, high, scales, d = blocks.split([128, 64, 16, 2], dim=-1)
+    q = strided(low, 4, 64) | (strided(high, 2, 32) << 4)
+    return _scaled(half(d) * scales.view(torch.int8).float(), q.float() - 32)

@@ -1,0 +1,63 @@
+"""Defines an op from one function: its schema, its shape function and its reference.
+
+An op's shape function checks every argument and returns empty outputs. It serves as the fake (meta)
+implementation and runs ahead of the reference, so that every path refuses the same input with the
+same sentence. Kernels are registered from C++ for the devices that have them; everywhere else the
+reference runs, and says so once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.library import Library
+
+NAMESPACE = "rocmforge"
+LIBRARY = Library(NAMESPACE, "DEF")
+
+ShapeFunction = Callable[..., Any]
+OPS: dict[str, str] = {}  # name -> schema
+
+
+def check(condition: bool | torch.SymBool, op: str, message: str) -> None:
+    """Raise RuntimeError("rocmforge::OP: MESSAGE") unless the condition holds."""
+    if not condition:
+        raise RuntimeError(f"{NAMESPACE}::{op}: {message}")
+
+
+def define(schema: str, reference: Callable[..., Any]) -> Callable[[ShapeFunction], ShapeFunction]:
+    """Decorator of a shape function: registers `rocmforge::SCHEMA` with it and its reference."""
+    name = schema.partition("(")[0]
+
+    def register(shape_function: ShapeFunction) -> ShapeFunction:
+        OPS[name] = schema
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{NAMESPACE}::{name}", shape_function, lib=LIBRARY)
+        LIBRARY.impl(name, _fallback(name, shape_function, reference), "CompositeExplicitAutograd")
+        return shape_function
+
+    return register
+
+
+def _fallback(
+    name: str, shape_function: ShapeFunction, reference: Callable[..., Any]
+) -> Callable[..., Any]:
+    warned: set[str] = set()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        shape_function(*args, **kwargs)
+        device = next(a.device for a in args if isinstance(a, torch.Tensor))
+        if device.type not in warned:
+            warned.add(device.type)
+            warnings.warn(
+                f"{NAMESPACE}::{name} has no {device.type} kernel here; its reference runs (slow). "
+                "`rocmforge doctor` shows which ops have kernels and what to build.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return reference(*args, **kwargs)
+
+    return run

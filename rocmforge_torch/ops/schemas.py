@@ -1,0 +1,359 @@
+"""Every op of the contract: its schema and its shape function, one after the other.
+
+The specification of what an op computes is its reference in `ops/reference`. Shapes are written
+[outer, ..., inner]; `qweight` is uint8 holding GGML blocks, `qtype` the GGML type number.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .checks import (
+    FLOATS,
+    INTS,
+    check_device,
+    check_dim,
+    check_dtype,
+    check_qweight,
+    check_shape,
+    known_type,
+)
+from .registry import check, define
+
+
+@define("dequantize(Tensor qweight, int qtype, ScalarType dtype) -> Tensor", reference.dequantize)
+def dequantize(qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
+    """Blocks [..., row_bytes] -> values [..., K] in `dtype`; float32 is bit-exact with gguf-py."""
+    k = check_qweight("dequantize", qweight, qtype)
+    check(dtype in FLOATS, "dequantize", f"dtype must be one of {FLOATS}, got {dtype}")
+    return qweight.new_empty((*qweight.shape[:-1], k), dtype=dtype)
+
+
+@define("quantize(Tensor x, int qtype) -> Tensor", reference.quantize)
+def quantize(x: Tensor, qtype: int) -> Tensor:
+    """Values [..., K] -> blocks [..., row_bytes] uint8, K a multiple of the block size."""
+    op = "quantize"
+    row = known_type(op, qtype)
+    check(
+        qtype in reference.QUANTIZABLE,
+        op,
+        f"{row.name} has no quantizer; types with one: {', '.join(reference.quantizable_names())}",
+    )
+    check_dtype(op, "x", x, FLOATS)
+    check_dim(op, "x", x, 1)
+    k = x.shape[-1]
+    check(
+        k % row.block_size == 0,
+        op,
+        f"the last dimension of x must be a multiple of {row.name}'s block size "
+        f"{row.block_size}, got {k}",
+    )
+    return x.new_empty((*x.shape[:-1], k // row.block_size * row.block_bytes), dtype=torch.uint8)
+
+
+@define(
+    "quant_matmul(Tensor x, Tensor qweight, int qtype, Tensor? bias=None, int layout=0) -> Tensor",
+    reference.quant_matmul,
+)
+def quant_matmul(
+    x: Tensor, qweight: Tensor, qtype: int, bias: Tensor | None = None, layout: int = 0
+) -> Tensor:
+    """x [..., K] times qweight [N, row_bytes] transposed, plus bias [N] -> [..., N], x's dtype."""
+    op = "quant_matmul"
+    k = check_qweight(op, qweight, qtype, dim=2)
+    check_dtype(op, "x", x, FLOATS)
+    check_dim(op, "x", x, 1)
+    check_device(op, "qweight", qweight, x, "x")
+    check(
+        x.shape[-1] == k,
+        op,
+        f"x has {x.shape[-1]} features but a row of qweight holds {k} elements",
+    )
+    check(layout == 0, op, f"layout must be 0 (blocks as the file has them), got {layout}")
+    n = qweight.shape[0]
+    if bias is not None:
+        check_shape(op, "bias", bias, [n])
+        check_device(op, "bias", bias, x, "x")
+        check(
+            bias.dtype in (x.dtype, torch.float32),
+            op,
+            f"bias must be {x.dtype} as x is, or float32, got {bias.dtype}",
+        )
+    return x.new_empty((*x.shape[:-1], n))
+
+
+@define(
+    "quant_matmul_transposed(Tensor g, Tensor qweight, int qtype) -> Tensor",
+    reference.quant_matmul_transposed,
+)
+def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
+    """g [..., N] times qweight [N, row_bytes] -> [..., K], g's dtype: the backward of quant_matmul."""
+    op = "quant_matmul_transposed"
+    k = check_qweight(op, qweight, qtype, dim=2)
+    check_dtype(op, "g", g, FLOATS)
+    check_dim(op, "g", g, 1)
+    check_device(op, "qweight", qweight, g, "g")
+    check(
+        g.shape[-1] == qweight.shape[0],
+        op,
+        f"g has {g.shape[-1]} features but qweight has {qweight.shape[0]} rows",
+    )
+    return g.new_empty((*g.shape[:-1], k))
+
+
+@define(
+    "quant_embedding(Tensor ids, Tensor qweight, int qtype, ScalarType dtype) -> Tensor",
+    reference.quant_embedding,
+)
+def quant_embedding(ids: Tensor, qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
+    """Rows of qweight [N, row_bytes] at ids [...] -> values [..., K] in `dtype`."""
+    op = "quant_embedding"
+    k = check_qweight(op, qweight, qtype, dim=2)
+    check_dtype(op, "ids", ids, INTS)
+    check_device(op, "ids", ids, qweight, "qweight")
+    check(dtype in FLOATS, op, f"dtype must be one of {FLOATS}, got {dtype}")
+    return qweight.new_empty((*ids.shape, k), dtype=dtype)
+
+
+@define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", reference.rms_norm)
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; x [..., C], weight [C]."""
+    _check_norm("rms_norm", x, weight)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@define(
+    "add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps) -> (Tensor, Tensor)",
+    reference.add_rms_norm,
+)
+def add_rms_norm(
+    x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual); all [..., C]."""
+    op = "add_rms_norm"
+    _check_norm(op, x, weight)
+    check_shape(op, "residual", residual, x.shape)
+    check_dtype(op, "residual", residual, (x.dtype,))
+    check_device(op, "residual", residual, x, "x")
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return out, torch.empty_like(out)
+
+
+def _check_norm(op: str, x: Tensor, weight: Tensor | None) -> None:
+    check_dtype(op, "x", x, FLOATS)
+    check_dim(op, "x", x, 1)
+    if weight is not None:
+        check_shape(op, "weight", weight, [x.shape[-1]])
+        check_dtype(op, "weight", weight, (x.dtype, torch.float32))
+        check_device(op, "weight", weight, x, "x")
+
+
+@define(
+    "rope(Tensor x, Tensor positions, Tensor inv_freq, bool interleaved=False, float scale=1.0)"
+    " -> Tensor",
+    reference.rope,
+)
+def rope(
+    x: Tensor, positions: Tensor, inv_freq: Tensor, interleaved: bool = False, scale: float = 1.0
+) -> Tensor:
+    """Rotary position embedding of the first 2*len(inv_freq) dimensions of every head.
+
+    x [..., T, H, D]; positions int [T] or x.shape[:-2]; inv_freq float32 [R/2], R <= D. The pairs
+    are (i, i + R/2), or (2i, 2i + 1) when interleaved; cos and sin are multiplied by `scale`.
+    """
+    op = "rope"
+    check_dtype(op, "x", x, FLOATS)
+    check_dim(op, "x", x, 3)
+    check_dtype(op, "positions", positions, INTS)
+    check_device(op, "positions", positions, x, "x")
+    batched = positions.dim() > 1
+    check_shape(op, "positions", positions, x.shape[:-2] if batched else [x.shape[-3]])
+    check_dtype(op, "inv_freq", inv_freq, (torch.float32,))
+    check_device(op, "inv_freq", inv_freq, x, "x")
+    check(
+        inv_freq.dim() == 1 and 2 * inv_freq.shape[0] <= x.shape[-1],
+        op,
+        f"inv_freq must have shape [R/2] with R <= {x.shape[-1]}, got {list(inv_freq.shape)}",
+    )
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@define("silu_mul(Tensor gate, Tensor up) -> Tensor", reference.silu_mul)
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, elementwise; both [..., F], rows may be strided."""
+    return _gated("silu_mul", gate, up)
+
+
+@define("gelu_mul(Tensor gate, Tensor up) -> Tensor", reference.gelu_mul)
+def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up with the tanh form of GELU; both [..., F], rows may be strided."""
+    return _gated("gelu_mul", gate, up)
+
+
+def _gated(op: str, gate: Tensor, up: Tensor) -> Tensor:
+    check_dtype(op, "gate", gate, FLOATS)
+    check_dim(op, "gate", gate, 1)
+    check_shape(op, "up", up, gate.shape)
+    check_dtype(op, "up", up, (gate.dtype,))
+    check_device(op, "up", up, gate, "gate")
+    return torch.empty_like(gate, memory_format=torch.contiguous_format)
+
+
+@define("accumulate_(Tensor(a!) dst, Tensor src, Tensor offset) -> ()", reference.accumulate_)
+def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
+    """In place dst[offset : offset + n] += src; dst [S, ...], src [n, ...], offset int64 [] or [1].
+
+    The offset is read on the device, so that a captured graph can replay with new values.
+    """
+    op = "accumulate_"
+    check_dtype(op, "dst", dst, FLOATS)
+    check_dim(op, "dst", dst, 1)
+    check_dim(op, "src", src, 1)
+    check_shape(op, "src", src, [src.shape[0], *dst.shape[1:]])
+    check_dtype(op, "src", src, (dst.dtype,))
+    check_device(op, "src", src, dst, "dst")
+    check(
+        src.shape[0] <= dst.shape[0],
+        op,
+        f"src has {src.shape[0]} rows but dst has only {dst.shape[0]}",
+    )
+    check_dtype(op, "offset", offset, (torch.int64,))
+    check(
+        offset.dim() == 0 or (offset.dim() == 1 and offset.shape[0] == 1),
+        op,
+        f"offset must have shape [] or [1], got {list(offset.shape)}",
+    )
+    check_device(op, "offset", offset, dst, "dst")
+
+
+@define(
+    "kv_cache_write_(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor k, Tensor v, Tensor slots)"
+    " -> ()",
+    reference.kv_cache_write_,
+)
+def kv_cache_write_(
+    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor
+) -> None:
+    """In place store of new keys and values.
+
+    k_cache [A, S, Hkv, Dk] and v_cache [A, S, Hkv, Dv]: A sequences of S positions, or A blocks of
+    S tokens; k [..., Hkv, Dk], v [..., Hkv, Dv]; slots int64, one per token (k.shape[:-2]):
+    slot = a * S + s, a negative slot is skipped.
+    """
+    op = "kv_cache_write_"
+    check_dtype(op, "k_cache", k_cache, FLOATS)
+    check_dtype(op, "k", k, FLOATS)
+    for name, cache, new in (("k", k_cache, k), ("v", v_cache, v)):
+        check(cache.dim() == 4, op, f"{name}_cache must be [A, S, Hkv, D], got {list(cache.shape)}")
+        check_dim(op, name, new, 2)
+        check_shape(op, name, new, [*k.shape[:-2], *cache.shape[2:]])
+        check_dtype(op, f"{name}_cache", cache, (k_cache.dtype,))
+        check_dtype(op, name, new, (k.dtype,))
+        check_device(op, f"{name}_cache", cache, k, "k")
+        check_device(op, name, new, k, "k")
+    check_shape(op, "v_cache", v_cache, [*k_cache.shape[:3], v_cache.shape[3]])
+    check_dtype(op, "slots", slots, (torch.int64,))
+    check_shape(op, "slots", slots, k.shape[:-2])
+    check_device(op, "slots", slots, k, "k")
+
+
+@define(
+    "attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor seq_lens,"
+    " Tensor? block_table=None, float? scale=None, bool causal=True, int window=0,"
+    " float softcap=0.0, Tensor? sinks=None, Tensor? alibi_slopes=None) -> Tensor",
+    reference.attention,
+)
+def attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor | None = None,
+    scale: float | None = None,
+    causal: bool = True,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """Attention of T new tokens per sequence over its cache -> [B, T, Hq, Dv] in q's dtype.
+
+    q [B, T, Hq, D]; k_cache [B, S, Hkv, D] and v_cache [B, S, Hkv, Dv], or pages
+    [num_blocks, block_size, Hkv, D] with block_table int32 [B, max_blocks]. seq_lens int32 [B]
+    counts the valid keys of each sequence, the T new ones included: query t stands at position
+    seq_lens[b] - T + t. scale defaults to 1/sqrt(D). window > 0: a query sees the last `window`
+    positions, its own included. softcap > 0: scores become softcap * tanh(score / softcap).
+    sinks float32 [Hq]: one more logit per head in the softmax's denominator. alibi_slopes float32
+    [Hq]: slope * (key position - query position) is added to the scores.
+    """
+    op = "attention"
+    check(q.dim() == 4, op, f"q must be [B, T, Hq, D], got {list(q.shape)}")
+    check_dtype(op, "q", q, FLOATS)
+    check_dtype(op, "k_cache", k_cache, FLOATS)
+    check_dtype(op, "v_cache", v_cache, (k_cache.dtype,))
+    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+        check(cache.dim() == 4, op, f"{name} must be [A, S, Hkv, D], got {list(cache.shape)}")
+        check_device(op, name, cache, q, "q")
+    b, _, hq, d = q.shape
+    hkv = k_cache.shape[2]
+    check_shape(op, "k_cache", k_cache, [*k_cache.shape[:3], d])
+    check_shape(op, "v_cache", v_cache, [*k_cache.shape[:3], v_cache.shape[3]])
+    check(hkv > 0 and hq % hkv == 0, op, f"{hq} query heads are no multiple of {hkv} key heads")
+    check_dtype(op, "seq_lens", seq_lens, (torch.int32,))
+    check_shape(op, "seq_lens", seq_lens, [b])
+    check_device(op, "seq_lens", seq_lens, q, "q")
+    if block_table is None:
+        check(k_cache.shape[0] == b, op, f"k_cache holds {k_cache.shape[0]} sequences, q {b}")
+    else:
+        check_dtype(op, "block_table", block_table, (torch.int32,))
+        check(block_table.dim() == 2, op, "block_table must be [B, max_blocks]")
+        check_shape(op, "block_table", block_table, [b, block_table.shape[1]])
+        check_device(op, "block_table", block_table, q, "q")
+    check(window >= 0, op, f"window must not be negative, got {window}")
+    check(softcap >= 0, op, f"softcap must not be negative, got {softcap}")
+    for name, per_head in (("sinks", sinks), ("alibi_slopes", alibi_slopes)):
+        if per_head is not None:
+            check_dtype(op, name, per_head, (torch.float32,))
+            check_shape(op, name, per_head, [hq])
+            check_device(op, name, per_head, q, "q")
+    return q.new_empty((*q.shape[:3], v_cache.shape[3]))
+
+
+@define(
+    "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p,"
+    " Tensor seed, Tensor step) -> Tensor",
+    reference.sample,
+)
+def sample(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """One token id per row of logits [B, V] -> int64 [B].
+
+    temperature, top_p, min_p float32 [B]; top_k, seed, step int64 [B]. top-k, top-p and min-p
+    filter in that order on the unscaled logits, then temperature. temperature <= 0 takes the first
+    maximum; top_k <= 0, top_p >= 1 and min_p <= 0 are off. (seed, step) decides the choice.
+    """
+    op = "sample"
+    check(logits.dim() == 2, op, f"logits must be [B, V], got {list(logits.shape)}")
+    check(logits.shape[1] > 0, op, "logits have no tokens to choose from")
+    check_dtype(op, "logits", logits, FLOATS)
+    for name, tensor, dtype in (
+        ("temperature", temperature, torch.float32),
+        ("top_k", top_k, torch.int64),
+        ("top_p", top_p, torch.float32),
+        ("min_p", min_p, torch.float32),
+        ("seed", seed, torch.int64),
+        ("step", step, torch.int64),
+    ):
+        check_dtype(op, name, tensor, (dtype,))
+        check_shape(op, name, tensor, [logits.shape[0]])
+        check_device(op, name, tensor, logits, "logits")
+    return logits.new_empty((logits.shape[0],), dtype=torch.int64)
