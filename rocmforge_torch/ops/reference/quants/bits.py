@@ -34,5 +34,3 @@ def fields(data: Tensor, bits: int, count: int, step: int | None = None) -> Tens
 def split_fields(data: Tensor, bits: int, count: int, step: int | None = None) -> Tensor:
     """Like `fields`, but the fields of one integer stay together: ``[..., m, count]``."""
     return fields(data.unsqueeze(-1), bits, count, step).squeeze(-1)
-
-

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants import grids
-from rocmforge_torch.ops.reference.quants.bits import fields
+from . import grids
+from .bits import fields
 
 
 def e8m0_half(code: Tensor) -> Tensor:

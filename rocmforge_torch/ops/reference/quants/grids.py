@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants import codebooks
-from rocmforge_torch.ops.reference.quants.codebooks import Grid
+from . import codebooks
+from .codebooks import Grid
 
 
 def _expand(grid: Grid) -> Tensor:
@@ -14,7 +14,9 @@ def _expand(grid: Grid) -> Tensor:
     digits = -(-grid.width * grid.bits // 4)
     rows = [int(grid.rows[i : i + digits], 16) for i in range(0, len(grid.rows), digits)]
     mask = (1 << grid.bits) - 1
-    values = [[grid.levels[row >> (grid.bits * i) & mask] for i in range(grid.width)] for row in rows]
+    values = [
+        [grid.levels[row >> (grid.bits * i) & mask] for i in range(grid.width)] for row in rows
+    ]
     return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants import grids
-from rocmforge_torch.ops.reference.quants.bits import (
+from . import grids
+from .bits import (
     fields,
     half,
     split_fields,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants.bits import fields, half
+from .bits import fields, half
 
 
 def strided(data: Tensor, bits: int, stride: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants.bits import half, view_as
+from .bits import half, view_as
 
 
 def dequantize_f32(blocks: Tensor) -> Tensor:

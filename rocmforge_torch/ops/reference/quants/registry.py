@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants import (
+from ....quant_types import QUANT_TYPES_BY_NAME
+from . import (
     float4,
     i_quants,
     k_quants,
@@ -15,7 +16,6 @@ from rocmforge_torch.ops.reference.quants import (
     simple,
     ternary,
 )
-from rocmforge_torch.quant_types import QUANT_TYPES_BY_NAME
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants.bits import fields, half, split_fields, view_as
+from .bits import fields, half, split_fields, view_as
 
 
 def _nibbles(data: Tensor) -> Tensor:

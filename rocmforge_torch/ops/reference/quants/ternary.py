@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rocmforge_torch.ops.reference.quants.bits import half
-from rocmforge_torch.ops.reference.quants.k_quants import strided
+from .bits import half
+from .k_quants import strided
 
 
 def _digits(data: Tensor, count: int) -> Tensor:
