@@ -7,7 +7,7 @@ import mmap
 import struct
 from typing import Any
 
-from rocmforge_torch.gguf.errors import GGUFError
+from .errors import GGUFError
 
 Buffer = bytearray | mmap.mmap
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge_torch.gguf.cursor import Buffer, Cursor, check_utf8
+from .cursor import Buffer, Cursor, check_utf8
 
 PREFIX = 8  # bytes of a string's length
 CHECK_STRINGS = 1 << 14
@@ -24,7 +25,7 @@ class StringArray(Sequence[str]):
 
     __slots__ = ("_buffer", "_starts")
 
-    def __init__(self, buffer: Buffer, starts: npt.NDArray[np.uint64]) -> None:
+    def __init__(self, buffer: Buffer, starts: array[int]) -> None:
         """``starts`` [n + 1]: where each length prefix begins, and the end of the last string."""
         self._buffer = buffer
         self._starts = starts
@@ -43,8 +44,7 @@ class StringArray(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         buffer = self._buffer
-        starts = self._starts.tolist()
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(self._starts):
             yield buffer[start + PREFIX : end].decode("utf-8")
 
     def __eq__(self, other: object) -> bool:
@@ -67,35 +67,30 @@ class StringArray(Sequence[str]):
 
     def start_of(self, index: int) -> int:
         """The byte of the file where string ``index`` begins (after its length)."""
-        return int(self._starts[index]) + PREFIX
+        return self._starts[index] + PREFIX
 
     def first_without_split(self) -> int | None:
         """The first string that is no two non-empty parts joined by a space, if there is one."""
-        if not len(self):
-            return None
-        begin, end = int(self._starts[0]), int(self._starts[-1])
-        data = np.frombuffer(self._buffer, np.uint8, end - begin, begin)
-        spaces = np.append(np.flatnonzero(data == ord(" ")), end - begin)
-        starts = self._starts.astype(np.int64) - begin
-        # The first space after the first byte, as llama.cpp looks for it, has text behind it.
-        space = spaces[np.searchsorted(spaces, starts[:-1] + PREFIX + 1)]
-        bad = np.flatnonzero(space >= starts[1:] - 1)
-        return int(bad[0]) if len(bad) else None
+        find = self._buffer.find
+        for index, (start, end) in enumerate(pairwise(self._starts)):
+            # As llama.cpp does it: the first space after the first byte splits.
+            if find(b" ", start + PREFIX + 1, end - 1) < 0:
+                return index
+        return None
 
     def _decode(self, index: int) -> str:
-        start, end = self._starts[index : index + 2].tolist()
+        start, end = self._starts[index], self._starts[index + 1]
         return self._buffer[start + PREFIX : end].decode("utf-8")
 
 
 def read_strings(cursor: Cursor, count: int) -> StringArray:
     """Read ``count`` strings at the cursor: walk their lengths, check their UTF-8."""
     cursor.need(count * PREFIX, f"an array of {count} strings")
-    starts = np.frombuffer(_walk(cursor, count), np.uint64)
-    strings = StringArray(cursor.buffer, starts)
+    starts = _walk(cursor, count)
     for first in range(0, count, CHECK_STRINGS):
-        _check(cursor, starts[first : first + CHECK_STRINGS + 1], first)
-    cursor.pos = int(starts[-1])
-    return strings
+        _check(cursor, np.array(starts[first : first + CHECK_STRINGS + 1], np.int64), first)
+    cursor.pos = starts[-1]
+    return StringArray(cursor.buffer, starts)
 
 
 def _walk(cursor: Cursor, count: int) -> array[int]:
@@ -119,11 +114,11 @@ def _walk(cursor: Cursor, count: int) -> array[int]:
     return starts
 
 
-def _check(cursor: Cursor, starts: npt.NDArray[np.uint64], first: int) -> None:
+def _check(cursor: Cursor, starts: npt.NDArray[np.int64], first: int) -> None:
     """Check the UTF-8 of neighbouring strings at once, with their lengths blanked out."""
     begin, end = int(starts[0]), int(starts[-1])
     data = np.frombuffer(cursor.buffer, np.uint8, end - begin, begin).copy()
-    prefixes = (starts[:-1] - np.uint64(begin)).astype(np.int64)
+    prefixes = starts[:-1] - begin
     for byte in range(PREFIX):
         data[prefixes + byte] = 0
     check_utf8(cursor, memoryview(data), begin, f"a string at or after number {first}")

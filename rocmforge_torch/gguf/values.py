@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocmforge_torch.gguf.cursor import Cursor
-from rocmforge_torch.gguf.string_array import read_strings
+from .cursor import Cursor
+from .string_array import read_strings
 
 # GGUF value type -> (name, struct format). A bool is a byte that holds 0 or 1.
 NUMBERS = {
@@ -38,8 +38,8 @@ def read_value(cursor: Cursor, value_type: int) -> Any:
     """Read the value of a key.
 
     Returns:
-        ``int``, ``float``, ``bool`` or ``str``; for arrays a read-only numpy array (in the file's
-        own bytes where they have the machine's order), a :class:`StringArray`, or a tuple of arrays.
+        ``int``, ``float``, ``bool`` or ``str``; for arrays a read-only numpy array (the file's own
+        bytes where they have the machine's order), a :class:`StringArray`, or a tuple of arrays.
     """
     if value_type == STRING:
         return cursor.string("the value")
@@ -86,7 +86,8 @@ def _read_numbers(cursor: Cursor, element_type: int, count: int) -> npt.NDArray[
             at = cursor.pos + int(np.argmax(values > 1))
             raise cursor.error("an array of bools holds a byte that is not 0 or 1", at)
         values = values.view(np.bool_)
+    else:
+        values = values.astype(dtype.newbyteorder("="), copy=False)
     cursor.pos += values.nbytes
-    values = values.astype(dtype.newbyteorder("="), copy=False) if element_type != BOOL else values
     values.flags.writeable = False
     return values

@@ -1,0 +1,8 @@
+"""GGUF files: a strict parser and the mapping from files to tensors."""
+
+from __future__ import annotations
+
+from .errors import GGUFError
+from .model_file import GGUFModelFile, load_gguf
+
+__all__ = ["GGUFError", "GGUFModelFile", "load_gguf"]
