@@ -1,0 +1,55 @@
+# make demo   build, fetch the demo model, write some text
+# make test   build, then every check and test
+# make abi    the same compiled library under several PyTorch releases
+#
+# An active environment that already holds torch is used as it is (a ROCm or CUDA torch, say);
+# otherwise .venv is created, with the torch named by TORCH.
+
+TORCH ?= torch==2.13.0
+PROMPT ?= The three most important inventions in the history of computing are
+
+PYTHON ?= python3
+HAS_TORCH := $(shell $(PYTHON) -c "import importlib.util as u; print(bool(u.find_spec('torch')))" 2>/dev/null)
+ifeq ($(HAS_TORCH),True)
+PY := $(shell command -v $(PYTHON))
+else
+PY := $(CURDIR)/.venv/bin/python
+endif
+
+STAMPS := build/stamps
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: demo test lint abi clean
+
+demo: $(STAMPS)/demo
+	@$(PY) -m rocmforge_torch.cli.demo_model
+	@$(PY) -m rocmforge_torch.cli generate --demo -n 96 -p "$(PROMPT)"
+
+test: lint
+	$(PY) -m pytest
+
+lint: $(STAMPS)/test
+	PATH="$(dir $(PY)):$$PATH" $(PY) -m pre_commit run --all-files
+
+abi: $(STAMPS)/test
+	$(PY) -m tools.check_abi
+
+# Installing also builds; only what changed is compiled again.
+$(STAMPS)/demo: $(SOURCES) | $(STAMPS)/torch
+	$(PY) -m pip install --progress-bar on -e ".[demo]"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/test: $(SOURCES) | $(STAMPS)/torch
+	$(PY) -m pip install -q -e ".[demo,dev]"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch:
+	@command -v $${CXX:-g++} >/dev/null || { echo "A C++17 compiler is needed: install g++."; exit 1; }
+ifneq ($(HAS_TORCH),True)
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --progress-bar on "$(TORCH)"
+endif
+	@mkdir -p $(STAMPS) && touch $@
+
+clean:
+	rm -rf build rocmforge_torch/lib/*.so

@@ -1,0 +1,49 @@
+// Every difference between hipcc and nvcc, in one page. Kernels read vendor-free.
+#pragma once
+
+#if defined(__HIP__)
+
+#include <hip/hip_bf16.h>
+#include <hip/hip_fp16.h>
+#include <hip/hip_runtime.h>
+
+using gpuError_t = hipError_t;
+using gpuStream_t = hipStream_t;
+using gpu_bfloat16 = __hip_bfloat16;
+#define gpuSuccess hipSuccess
+#define gpuGetLastError hipGetLastError
+#define gpuGetErrorString hipGetErrorString
+
+// CDNA runs waves of 64 lanes, RDNA of 32.
+#if defined(__GFX9__)
+constexpr int kWaveSize = 64;
+#else
+constexpr int kWaveSize = 32;
+#endif
+
+template <typename T>
+__device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
+  return __shfl_xor(value, mask, kWaveSize);
+}
+
+#else  // nvcc
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+using gpuError_t = cudaError_t;
+using gpuStream_t = cudaStream_t;
+using gpu_bfloat16 = __nv_bfloat16;
+#define gpuSuccess cudaSuccess
+#define gpuGetLastError cudaGetLastError
+#define gpuGetErrorString cudaGetErrorString
+
+constexpr int kWaveSize = 32;
+
+template <typename T>
+__device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask, kWaveSize);
+}
+
+#endif

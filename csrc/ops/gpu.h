@@ -1,0 +1,46 @@
+// Small helpers of the GPU registrations: device guard, current stream, dtype, launch errors.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+
+#include "hip/launch.h"
+#include "ops/checks.h"
+
+// Exported by every CUDA and ROCm libtorch; declared there only under USE_CUDA.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+
+namespace rocmforge {
+
+// Makes a tensor's device current and holds its current stream.
+class GpuLaunch {
+ public:
+  GpuLaunch(const char* op, const Tensor& tensor)
+      : op_(op), guard_(tensor.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(
+        aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+  }
+
+  gpu::Stream stream() const { return stream_; }
+
+  void done(gpu::Status status) const {
+    check(status == nullptr, op_, "the kernel did not start: ", status ? status : "");
+  }
+
+ private:
+  const char* op_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+
+inline gpu::DType gpu_dtype(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return gpu::DType::kFloat16;
+    case ScalarType::BFloat16:
+      return gpu::DType::kBFloat16;
+    default:
+      return gpu::DType::kFloat32;
+  }
+}
+
+}  // namespace rocmforge
