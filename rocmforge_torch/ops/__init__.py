@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import autograd, schemas
+from . import schemas  # isort: skip  (defines the ops that autograd extends)
+from . import autograd
 from .registry import OPS
 
 __all__ = ["OPS", "autograd", "schemas"]

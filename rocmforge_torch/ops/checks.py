@@ -34,7 +34,9 @@ def check_device(op: str, name: str, tensor: torch.Tensor, other: torch.Tensor, 
 
 
 def check_shape(op: str, name: str, tensor: torch.Tensor, shape: Sequence[int]) -> None:
-    same = tensor.dim() == len(shape) and all(a == b for a, b in zip(tensor.shape, shape))
+    same = tensor.dim() == len(shape) and all(
+        a == b for a, b in zip(tensor.shape, shape, strict=True)
+    )
     check(same, op, f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
 
 
@@ -68,7 +70,8 @@ def check_qweight(op: str, qweight: torch.Tensor, qtype: int, dim: int | None = 
     check(
         num_bytes <= row.block_bytes or qweight.stride(-1) == 1,
         op,
-        f"qweight rows must be contiguous (stride 1 in the last dimension), got {qweight.stride(-1)}",
+        "qweight rows must be contiguous: stride 1 in the last dimension, "
+        f"got {qweight.stride(-1)}",
     )
     return num_bytes // row.block_bytes * row.block_size
 

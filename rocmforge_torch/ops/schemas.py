@@ -6,6 +6,8 @@ The specification of what an op computes is its reference in `ops/reference`. Sh
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -89,7 +91,7 @@ def quant_matmul(
     reference.quant_matmul_transposed,
 )
 def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
-    """g [..., N] times qweight [N, row_bytes] -> [..., K], g's dtype: the backward of quant_matmul."""
+    """g [..., N] times qweight [N, row_bytes] -> [..., K], g's dtype: quant_matmul's backward."""
     op = "quant_matmul_transposed"
     k = check_qweight(op, qweight, qtype, dim=2)
     check_dtype(op, "g", g, FLOATS)
@@ -233,14 +235,13 @@ def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
     " -> ()",
     reference.kv_cache_write_,
 )
-def kv_cache_write_(
-    k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor
-) -> None:
+def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     """In place store of new keys and values.
 
     k_cache [A, S, Hkv, Dk] and v_cache [A, S, Hkv, Dv]: A sequences of S positions, or A blocks of
-    S tokens; k [..., Hkv, Dk], v [..., Hkv, Dv]; slots int64, one per token (k.shape[:-2]):
-    slot = a * S + s, a negative slot is skipped.
+    S tokens; k [..., Hkv, Dk], v [..., Hkv, Dv]; slots int64, one per
+    token in the order of k's leading dimensions: slot = a * S + s, a negative slot is skipped.
+    Two tokens must not share a slot.
     """
     op = "kv_cache_write_"
     check_dtype(op, "k_cache", k_cache, FLOATS)
@@ -255,7 +256,12 @@ def kv_cache_write_(
         check_device(op, name, new, k, "k")
     check_shape(op, "v_cache", v_cache, [*k_cache.shape[:3], v_cache.shape[3]])
     check_dtype(op, "slots", slots, (torch.int64,))
-    check_shape(op, "slots", slots, k.shape[:-2])
+    tokens = math.prod(k.shape[:-2])
+    check(
+        slots.numel() == tokens,
+        op,
+        f"slots must have one entry for each of the {tokens} tokens of k, got {list(slots.shape)}",
+    )
     check_device(op, "slots", slots, k, "k")
 
 

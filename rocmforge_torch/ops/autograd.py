@@ -1,0 +1,137 @@
+"""Derivatives of the ops.
+
+The products have their own: the backward of `quant_matmul` is `quant_matmul_transposed` and the
+reverse, so the weights stay quantized in both directions. The other differentiable ops recompute
+their reference and differentiate that. In-place ops refuse tensors that need a gradient. Under
+`torch.inference_mode()` and `no_grad()` nothing here costs a kernel or a saved tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .registry import LIBRARY, NAMESPACE, check
+
+# Differentiable through the reference: op -> the positions of its differentiable arguments.
+THROUGH_REFERENCE: dict[str, tuple[int, ...]] = {
+    "rms_norm": (0, 1),
+    "add_rms_norm": (0, 1, 2),
+    "rope": (0,),
+    "silu_mul": (0, 1),
+    "gelu_mul": (0, 1),
+    "attention": (0, 1, 2, 9, 10),
+}
+
+# In place, without a derivative: op -> names of the tensors that must not need a gradient.
+WITHOUT_DERIVATIVE: dict[str, tuple[str, ...]] = {
+    "accumulate_": ("dst", "src"),
+    "kv_cache_write_": ("k_cache", "v_cache", "k", "v"),
+}
+
+
+def _needs_grad(ctx: Any, position: int) -> bool:
+    # The dispatcher drops trailing arguments that have their default value.
+    return position < len(ctx.needs_input_grad) and bool(ctx.needs_input_grad[position])
+
+
+def _differentiate_reference(name: str, differentiable: tuple[int, ...]) -> None:
+    function: Callable[..., Any] = getattr(reference, name)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
+        ctx.others = [None if isinstance(a, Tensor) else a for a in inputs]
+        ctx.tensor_positions = [i for i, a in enumerate(inputs) if isinstance(a, Tensor)]
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        args = list(ctx.others)
+        for i, tensor in zip(ctx.tensor_positions, ctx.saved_tensors, strict=True):
+            args[i] = tensor
+        wanted = [i for i in differentiable if _needs_grad(ctx, i)]
+        with torch.enable_grad():
+            # A view apiece: one input may have been computed from another.
+            inputs = []
+            for i in wanted:
+                args[i] = args[i].view_as(args[i])
+                inputs.append(args[i])
+            outputs = function(*args)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        used = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+        found = torch.autograd.grad(
+            [out for out, _ in used],
+            inputs,
+            [grad for _, grad in used],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        result: list[Tensor | None] = [None] * len(args)
+        for i, grad in zip(wanted, found, strict=True):
+            result[i] = grad
+        return tuple(result)
+
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    )
+
+
+def _matmul_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, qweight, ctx.qtype, bias, ctx.layout = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(qweight)
+
+
+def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (qweight,) = ctx.saved_tensors
+    grad_x = grad_bias = None
+    if _needs_grad(ctx, 0):
+        grad_x = torch.ops.rocmforge.quant_matmul_transposed(grad, qweight, ctx.qtype)
+    if _needs_grad(ctx, 3):
+        grad_bias = grad.flatten(0, -2).sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+    return grad_x, None, None, grad_bias, None
+
+
+def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, qweight, ctx.qtype = inputs
+    ctx.save_for_backward(qweight)
+
+
+def _transposed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (qweight,) = ctx.saved_tensors
+    return torch.ops.rocmforge.quant_matmul(grad, qweight, ctx.qtype), None, None
+
+
+def _refuse_gradients(name: str, tensors: tuple[str, ...]) -> None:
+    op = getattr(torch.ops.rocmforge, name).default
+    position = {argument.name: i for i, argument in enumerate(op._schema.arguments)}
+
+    def run(keyset: torch._C.DispatchKeySet, *args: Any) -> None:
+        for tensor in tensors:
+            check(
+                not (torch.is_grad_enabled() and args[position[tensor]].requires_grad),
+                name,
+                f"{tensor} requires a gradient, but this in-place op has no derivative; call it "
+                "under torch.no_grad() or detach the tensor",
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    LIBRARY.impl(name, run, "Autograd", with_keyset=True)
+
+
+for _name, _positions in THROUGH_REFERENCE.items():
+    _differentiate_reference(_name, _positions)
+for _name, _tensors in WITHOUT_DERIVATIVE.items():
+    _refuse_gradients(_name, _tensors)
+torch.library.register_autograd(
+    f"{NAMESPACE}::quant_matmul", _matmul_backward, setup_context=_matmul_setup, lib=LIBRARY
+)
+torch.library.register_autograd(
+    f"{NAMESPACE}::quant_matmul_transposed",
+    _transposed_backward,
+    setup_context=_transposed_setup,
+    lib=LIBRARY,
+)

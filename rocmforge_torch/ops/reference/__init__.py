@@ -1,0 +1,42 @@
+"""The specification of every op: what it computes, in plain torch.
+
+Also the fallback of a device without kernels, and what every kernel is tested against. Arguments
+have passed the op's shape function (`ops/schemas.py`), which states shapes, dtypes and errors.
+"""
+
+from __future__ import annotations
+
+from .activation import gelu_mul, silu_mul
+from .attention import attention
+from .cache import accumulate_, kv_cache_write_
+from .norm import add_rms_norm, rms_norm
+from .quant_ops import (
+    QUANTIZABLE,
+    dequantize,
+    quant_embedding,
+    quant_matmul,
+    quant_matmul_transposed,
+    quantizable_names,
+    quantize,
+)
+from .rope import rope
+from .sampling import sample
+
+__all__ = [
+    "QUANTIZABLE",
+    "accumulate_",
+    "add_rms_norm",
+    "attention",
+    "dequantize",
+    "gelu_mul",
+    "kv_cache_write_",
+    "quant_embedding",
+    "quant_matmul",
+    "quant_matmul_transposed",
+    "quantizable_names",
+    "quantize",
+    "rms_norm",
+    "rope",
+    "sample",
+    "silu_mul",
+]
