@@ -34,3 +34,22 @@ def fields(data: Tensor, bits: int, count: int, step: int | None = None) -> Tens
 def split_fields(data: Tensor, bits: int, count: int, step: int | None = None) -> Tensor:
     """Like `fields`, but the fields of one integer stay together: ``[..., m, count]``."""
     return fields(data.unsqueeze(-1), bits, count, step).squeeze(-1)
+
+
+def half_bytes(values: Tensor) -> Tensor:
+    """float32 ``[n, m]`` as the bytes of float16 numbers, uint8 ``[n, 2 m]``."""
+    return values.half().contiguous().view(torch.uint8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """The inverse of `fields`: integers ``[..., count, m]`` to uint8 ``[..., m]``."""
+    parts = codes.to(torch.uint8).unbind(-2)
+    packed = parts[0].clone()
+    for i, part in enumerate(parts[1:], start=1):
+        packed |= part << (bits * i)
+    return packed
+
+
+def pack_split(codes: Tensor, bits: int) -> Tensor:
+    """The inverse of `split_fields`: integers ``[..., m, count]`` to uint8 ``[..., m]``."""
+    return pack(codes.unsqueeze(-1), bits).squeeze(-1)

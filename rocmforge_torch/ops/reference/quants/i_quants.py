@@ -10,14 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import grids
+from . import codebooks, grids
 from .bits import (
     fields,
     half,
+    half_bytes,
+    pack,
+    pack_split,
     split_fields,
     unsigned16,
     view_as,
 )
+from .rounding import reciprocal
+from .search import Levels, condition, fit_symmetric, half_scale, symmetric_super_block
 
 
 def _signs(bits: Tensor) -> Tensor:
@@ -122,3 +127,34 @@ def dequantize_iq4_xs(blocks: Tensor) -> Tensor:
     scale = half(d) * (scale.float() - 32)
     values = grids.look_up(grids.KVALUES_IQ4NL, fields(q.unflatten(1, (8, 16)), 4, 2).flatten(2))
     return (scale.unsqueeze(-1) * values).flatten(1)
+
+
+def _iq4_code(y: Tensor) -> Tensor:
+    """Index of the nearest level, the upper one of two as near."""
+    levels = codebooks.KVALUES_IQ4NL
+    middles = [(a + b) / 2 for a, b in zip(levels[:-1], levels[1:], strict=True)]
+    return torch.bucketize(y, torch.tensor(middles, device=y.device), right=True)
+
+
+IQ4_LEVELS = Levels(
+    lambda y: grids.look_up(grids.KVALUES_IQ4NL, _iq4_code(y)),
+    [-142.0, -134.0, -127.0, -120.0, -112.0, -104.0, 104.0, 113.0, 122.0],
+)
+
+
+def quantize_iq4_nl(x: Tensor) -> Tensor:
+    x = condition(x)
+    d = half_scale(fit_symmetric(x, IQ4_LEVELS))
+    code = _iq4_code(x * reciprocal(d))
+    return torch.cat([half_bytes(d), pack(code.unflatten(1, (2, 16)), 4)], dim=-1)
+
+
+def quantize_iq4_xs(x: Tensor) -> Tensor:
+    d, scale, q = symmetric_super_block(x.unflatten(1, (8, 32)), IQ4_LEVELS, 32)
+    code = (scale + 32).to(torch.uint8)
+    high, low = (
+        pack_split((code >> 4).unflatten(1, (2, 4)), 2),
+        pack_split((code & 15).unflatten(1, (4, 2)), 4),
+    )
+    packed = pack(_iq4_code(q).unflatten(2, (2, 16)), 4).flatten(1)
+    return torch.cat([half_bytes(d), high, low, packed], dim=-1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bits import fields, half, split_fields, view_as
+from .bits import fields, half, half_bytes, pack, pack_split, split_fields, view_as
+from .rounding import divide, largest, reciprocal, round_half_away, smallest
 
 
 def _nibbles(data: Tensor) -> Tensor:
@@ -61,3 +62,79 @@ def dequantize_q1_0(blocks: Tensor) -> Tensor:
     d, bits = blocks.split([2, 16], dim=-1)
     scale = half(d)
     return torch.where(split_fields(bits, 1, 8).flatten(-2).bool(), scale, -scale)
+
+
+def _pack_nibbles(q: Tensor) -> Tensor:
+    return pack(q.unflatten(-1, (2, 16)), 4)
+
+
+def _pack_five_bits(q: Tensor) -> Tensor:
+    return torch.cat([pack_split(q.unflatten(-1, (4, 8)) >> 4, 1), _pack_nibbles(q & 15)], dim=-1)
+
+
+def _codes_around_zero(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    """Scale and codes ``[0, 2 zero)`` where the largest magnitude becomes code 0."""
+    d = divide(largest(x), -zero)
+    q = (x * reciprocal(d) + (zero + 0.5)).to(torch.uint8).clamp(0, 2 * zero - 1)
+    return d, q
+
+
+def _codes_above_minimum(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, minimum and codes ``[0, levels)``."""
+    minimum = smallest(x)
+    d = divide(x.amax(dim=-1, keepdim=True) - minimum, levels - 1)
+    q = ((x - minimum) * reciprocal(d) + 0.5).to(torch.uint8).clamp(0, levels - 1)
+    return d, minimum, q
+
+
+def quantize_q4_0(x: Tensor) -> Tensor:
+    d, q = _codes_around_zero(x, 8)
+    return torch.cat([half_bytes(d), _pack_nibbles(q)], dim=-1)
+
+
+def quantize_q4_1(x: Tensor) -> Tensor:
+    d, minimum, q = _codes_above_minimum(x, 16)
+    return torch.cat([half_bytes(d), half_bytes(minimum), _pack_nibbles(q)], dim=-1)
+
+
+def quantize_q5_0(x: Tensor) -> Tensor:
+    d, q = _codes_around_zero(x, 16)
+    return torch.cat([half_bytes(d), _pack_five_bits(q)], dim=-1)
+
+
+def quantize_q5_1(x: Tensor) -> Tensor:
+    d, minimum, q = _codes_above_minimum(x, 32)
+    return torch.cat([half_bytes(d), half_bytes(minimum), _pack_five_bits(q)], dim=-1)
+
+
+def _codes_of_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    d = divide(x.abs().amax(dim=-1, keepdim=True), 127)
+    return d, round_half_away(x * reciprocal(d)).to(torch.int8)
+
+
+def quantize_q8_0(x: Tensor) -> Tensor:
+    d, q = _codes_of_8_bits(x)
+    return torch.cat([half_bytes(d), q.view(torch.uint8)], dim=-1)
+
+
+def quantize_q8_1(x: Tensor) -> Tensor:
+    d, q = _codes_of_8_bits(x)
+    total = q.sum(dim=-1, keepdim=True).float() * d
+    return torch.cat([half_bytes(d), half_bytes(total), q.view(torch.uint8)], dim=-1)
+
+
+def quantize_q8_k(x: Tensor) -> Tensor:
+    inverse = divide(-127.0, largest(x))
+    inverse = torch.where(inverse.isinf(), 0.0, inverse)
+    q = (x * inverse).round().clamp(max=127).to(torch.int8)
+    sums = q.unflatten(-1, (16, 16)).sum(dim=-1).to(torch.int16)
+    parts = [reciprocal(inverse), q, sums]
+    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)
+
+
+def quantize_q1_0(x: Tensor) -> Tensor:
+    # ggml's mean of magnitudes, added one after the other.
+    total = torch.zeros_like(x[:, :1])
+    for magnitude in x.abs().split(1, dim=-1):
+        total = total + magnitude
+    return torch.cat([half_bytes(total / 128), pack_split((x >= 0).unflatten(-1, (16, 8)), 1)], -1)

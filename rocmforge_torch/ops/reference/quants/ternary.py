@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bits import half
+from .bits import half, half_bytes, pack
 from .k_quants import strided
+from .rounding import reciprocal, round_half_away
 
 
 def _digits(data: Tensor, count: int) -> Tensor:
@@ -28,3 +29,27 @@ def dequantize_tq1_0(blocks: Tensor) -> Tensor:
 def dequantize_tq2_0(blocks: Tensor) -> Tensor:
     q, d = blocks.split([64, 2], dim=-1)
     return half(d) * (strided(q, 2, 32).float() - 1)
+
+
+def _codes(x: Tensor) -> tuple[Tensor, Tensor]:
+    d = x.abs().amax(dim=-1, keepdim=True)
+    return d, round_half_away(x * reciprocal(d)).to(torch.int8) + 1
+
+
+def _pack_digits(q: Tensor, count: int) -> Tensor:
+    """The inverse of `_digits`: ``[n, count * m]`` to uint8 ``[n, m]``."""
+    powers = torch.tensor([[3 ** (4 - i)] for i in range(count)], device=q.device)
+    number = (q.unflatten(1, (count, -1)) * powers).sum(dim=1)
+    return ((number * 256 + 242) // 243).to(torch.uint8)
+
+
+def quantize_tq1_0(x: Tensor) -> Tensor:
+    d, q = _codes(x)
+    first, second, last = q.split([160, 80, 16], dim=-1)
+    digits = [_pack_digits(first, 5), _pack_digits(second, 5), _pack_digits(last, 4)]
+    return torch.cat([*digits, half_bytes(d)], dim=-1)
+
+
+def quantize_tq2_0(x: Tensor) -> Tensor:
+    d, q = _codes(x)
+    return torch.cat([pack(q.unflatten(1, (2, 4, 32)), 2).flatten(1), half_bytes(d)], dim=-1)
