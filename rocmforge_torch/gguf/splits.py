@@ -101,6 +101,10 @@ def _check_shard(header: Header, index: int, count: int) -> None:
 
 
 def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second)
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
     return type(first) is type(second) and bool(first == second)
