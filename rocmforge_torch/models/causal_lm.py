@@ -1,0 +1,98 @@
+"""`load_model`: a GGUF file as a model that computes and writes."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..gguf import GGUFModelFile, load_gguf
+from ..nn import KVCache
+from .config import DecoderConfig
+from .decoder import Decoder
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..gguf.tokenizer import Tokenizer
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class CausalLM(Decoder):
+    """A decoder with its tokenizer.
+
+    Attributes:
+        file: the loaded GGUF file, with `file.metadata` and `file.tensors`.
+        dtype: the dtype of activations and logits.
+    """
+
+    def __init__(self, file: GGUFModelFile, dtype: torch.dtype) -> None:
+        source = str(file.path)
+        config = DecoderConfig.from_metadata(file.metadata, source)
+        super().__init__(config, Weights(file.tensors, source), dtype)
+        self.file = file
+        self.dtype = dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.token_embd.qweight.device
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the file describes, built when first asked for."""
+        from ..gguf.tokenizer import Tokenizer
+
+        return Tokenizer.from_metadata(self.file.metadata)
+
+    def new_cache(
+        self, batch_size: int = 1, max_seq_len: int | None = None, dtype: torch.dtype | None = None
+    ) -> KVCache:
+        """An empty cache.
+
+        Args:
+            batch_size: B, sequences.
+            max_seq_len: S, tokens of each; by default the model's context length.
+            dtype: of keys and values; by default bfloat16 if the model computes in it, else float16.
+
+        Raises:
+            ValueError: batch_size or max_seq_len is not positive.
+        """
+        max_seq_len = self.config.context_length if max_seq_len is None else max_seq_len
+        if batch_size < 1 or max_seq_len < 1:
+            raise ValueError(
+                f"batch_size and max_seq_len must be positive, got {batch_size} and {max_seq_len}"
+            )
+        if dtype is None:
+            dtype = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float16
+        c = self.config
+        return KVCache(
+            c.num_layers, batch_size, max_seq_len, c.num_kv_heads, c.head_dim, dtype, self.device
+        )
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> CausalLM:
+    """Load a GGUF file as a model whose weights stay quantized.
+
+    Args:
+        path: the file; of a split model, any shard.
+        device: where the model computes. On "cpu" the weights stay in the mapped file.
+        dtype: the dtype of activations and logits; by default float32 on the CPU, else bfloat16.
+
+    Raises:
+        GGUFError: the file is no valid GGUF, its architecture is not supported, or a key or tensor
+            that the model needs is missing or wrong.
+        OSError: the file cannot be opened.
+        ValueError: the dtype is none of float32, float16 and bfloat16.
+    """
+    device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be one of {FLOATS}, got {dtype}")
+    return CausalLM(load_gguf(path, device), dtype).eval()

@@ -1,0 +1,28 @@
+"""Modules whose weights stay in GGUF blocks, and what a decoder needs beside them."""
+
+from __future__ import annotations
+
+from .attention import Attention
+from .embedding import QuantEmbedding
+from .kv_cache import KVCache, Step, uncached_step
+from .linear import QuantLinear
+from .mlp import MLP, GatedMLP
+from .norm import LayerNorm, NoNorm, Norm, RMSNorm
+from .rope import RopeConfig, RotaryEmbedding
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "GatedMLP",
+    "KVCache",
+    "LayerNorm",
+    "NoNorm",
+    "Norm",
+    "QuantEmbedding",
+    "QuantLinear",
+    "RMSNorm",
+    "RopeConfig",
+    "RotaryEmbedding",
+    "Step",
+    "uncached_step",
+]

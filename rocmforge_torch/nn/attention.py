@@ -1,0 +1,76 @@
+"""Self-attention of a decoder layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .kv_cache import Step
+from .linear import QuantLinear
+from .norm import Norm
+from .rope import RotaryEmbedding
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, over a cache or over its own tokens.
+
+    `qkv` holds the projections of query, key and value: three, or one fused (query rows first).
+    `qk_norm` is None, or the norms of query and key; `norm_heads` says whether they see one head of
+    D numbers at a time or all heads together.
+    """
+
+    def __init__(
+        self,
+        qkv: list[QuantLinear],
+        out: QuantLinear,
+        rope: RotaryEmbedding,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        scale: float,
+        window: int = 0,
+        softcap: float = 0.0,
+        qk_norm: tuple[Norm, Norm] | None = None,
+        norm_heads: bool = True,
+    ) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(qkv)
+        self.out = out
+        self.rope = rope
+        self.q_norm, self.k_norm = qk_norm or (None, None)
+        self.norm_heads = norm_heads
+        self.head_dim = head_dim
+        self.sizes = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
+        self.scale = scale
+        self.window = window
+        self.softcap = softcap
+
+    def forward(self, x: Tensor, step: Step, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x [B, T, C] -> [B, T, C]; cache: k and v [B, S, Hkv, D], written to."""
+        q, k, v = self._project(x)
+        q = self.rope(q, step.positions, step.context)
+        k = self.rope(k, step.positions, step.context)
+        if cache is not None:
+            torch.ops.rocmforge.kv_cache_write_.default(*cache, k, v, step.slots)
+            k, v = cache
+        attended = torch.ops.rocmforge.attention.default(
+            q, k, v, step.seq_lens, None, self.scale, True, self.window, self.softcap
+        )
+        return self.out(attended.flatten(-2))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [B, T, Hq, D], key and value [B, T, Hkv, D]."""
+        parts = [projection(x) for projection in self.qkv]
+        q, k, v = parts if len(parts) == 3 else parts[0].split(self.sizes, -1)
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        if self.q_norm is None or self.k_norm is None:
+            q, k = q.view(heads), k.view(heads)
+        elif self.norm_heads:
+            q, k = self.q_norm(q.view(heads)), self.k_norm(k.view(heads))
+        else:
+            q, k = self.q_norm(q).view(heads), self.k_norm(k).view(heads)
+        return q, k, v.view(heads)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:.4g}, window={self.window}, softcap={self.softcap}"

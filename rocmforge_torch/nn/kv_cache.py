@@ -1,0 +1,106 @@
+"""The key-value cache: allocated once, so that no shape changes while decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the tokens of one call stand; every tensor is on the model's device.
+
+    Attributes:
+        positions: int64 [B, T] (or [T] without a cache).
+        seq_lens: int32 [B], keys of each sequence, the T new ones included.
+        slots: int64 [B, T], where keys and values go in the cache, negative for padding; None
+            without a cache.
+        context: the most tokens a sequence can get in this cache or call.
+    """
+
+    positions: Tensor
+    seq_lens: Tensor
+    slots: Tensor | None
+    context: int
+
+
+def uncached_step(ids: Tensor) -> Step:
+    """The step of a call that attends to its own T tokens alone; ids [B, T]."""
+    b, t = ids.shape
+    positions = torch.arange(t, device=ids.device)
+    return Step(positions, torch.full((b,), t, dtype=torch.int32, device=ids.device), None, t)
+
+
+class KVCache:
+    """Keys and values of B sequences of at most S tokens.
+
+    Attributes:
+        k, v: one tensor [B, S, Hkv, D] a layer.
+        lengths: int64 [B], tokens of each sequence so far, on the device.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        max_seq_len: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (batch_size, max_seq_len, num_kv_heads, head_dim)
+        self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.max_seq_len = max_seq_len
+        self.longest = 0  # the longest sequence, as far as the host can know
+        first_slot = torch.arange(batch_size, device=device) * max_seq_len
+        self._first_slot = first_slot[:, None]
+        self._offsets = torch.arange(max_seq_len, device=device)
+
+    @property
+    def batch_size(self) -> int:
+        return self.lengths.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keys and values can take; pages never written to take no memory."""
+        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
+
+    def advance(self, tokens: int, counts: Tensor | None = None) -> Step:
+        """Make room for the next `tokens` tokens of every sequence.
+
+        Args:
+            tokens: T, how many tokens a row of the batch has.
+            counts: int64 [B], how many of a row's T tokens are real (the rest is padding on the
+                right); None if all are. A row with padding keeps room for T tokens, except that a
+                row without real tokens may be full.
+
+        Raises:
+            ValueError: the cache has no room for T more tokens.
+        """
+        if self.longest + tokens > self.max_seq_len and counts is None:
+            raise ValueError(
+                f"the KV cache holds {self.max_seq_len} tokens a sequence, {self.longest} are "
+                f"taken and {tokens} more do not fit"
+            )
+        offsets = self._offsets[:tokens]
+        positions = self.lengths[:, None] + offsets
+        slots = self._first_slot + positions
+        seq_lens = self.lengths + tokens
+        if counts is None:
+            self.lengths += tokens
+        else:
+            slots = torch.where(offsets < counts[:, None], slots, -1)
+            seq_lens = seq_lens.clamp(max=self.max_seq_len)
+            self.lengths += counts
+        self.longest = min(self.longest + tokens, self.max_seq_len)
+        return Step(positions, seq_lens.to(torch.int32), slots, self.max_seq_len)
+
+    def reset(self) -> None:
+        """Forget all tokens; the memory stays."""
+        self.lengths.zero_()
+        self.longest = 0

@@ -1,0 +1,72 @@
+"""The norms of decoders. Each can add the residual stream on the way: `norm.add(x, residual)`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    GGUF files of Gemma already hold 1 + weight, so no model needs an offset.
+    """
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        """weight [C]."""
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., C] -> [..., C]."""
+        return torch.ops.rocmforge.rms_norm.default(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual), both [..., C]."""
+        return torch.ops.rocmforge.add_rms_norm.default(x, residual, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{list(self.weight.shape)}, eps={self.eps}"
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
+
+    A weight [H, C] gives every head of x [..., H, C] its own (StableLM 2's query and key norms).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:
+        """weight [C] or [H, C]; bias of the same shape, or None."""
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., C] -> [..., C]."""
+        y = functional.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight.to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual), both [..., C]."""
+        total = x + residual
+        return self(total), total
+
+    def extra_repr(self) -> str:
+        return f"{list(self.weight.shape)}, eps={self.eps}"
+
+
+class NoNorm(nn.Module):
+    """Stands where a model has no norm (OLMo 2 norms only what a block puts out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return total, total
+
+
+Norm = RMSNorm | LayerNorm | NoNorm
