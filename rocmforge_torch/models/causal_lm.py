@@ -54,7 +54,7 @@ class CausalLM(Decoder):
         Args:
             batch_size: B, sequences.
             max_seq_len: S, tokens of each; by default the model's context length.
-            dtype: of keys and values; by default bfloat16 if the model computes in it, else float16.
+            dtype: of keys and values; by default bfloat16 in a bfloat16 model, else float16.
 
         Raises:
             ValueError: batch_size or max_seq_len is not positive.
