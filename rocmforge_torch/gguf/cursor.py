@@ -12,6 +12,7 @@ from .errors import GGUFError
 Buffer = bytearray | mmap.mmap
 
 MAX_NAME_BYTES = 65535  # the GGUF specification's limit for keys
+MAX_NESTED_ARRAYS = 1 << 16  # in one file; each costs a Python object
 UTF8_CHUNK = 1 << 20
 
 _STRUCTS = {order + code: struct.Struct(order + code) for order in "<>" for code in "BbHhIifQqd"}
@@ -26,9 +27,10 @@ class Cursor:
         order: ``"<"`` or ``">"``, as in :mod:`struct`.
         pos: the next byte to read.
         subject: what is being read, for messages.
+        nested_arrays: how many arrays inside arrays have been met.
     """
 
-    __slots__ = ("buffer", "order", "pos", "size", "source", "subject")
+    __slots__ = ("buffer", "nested_arrays", "order", "pos", "size", "source", "subject")
 
     def __init__(self, buffer: Buffer, source: str) -> None:
         self.buffer = buffer
@@ -37,6 +39,7 @@ class Cursor:
         self.order = "<"
         self.pos = 0
         self.subject = "header"
+        self.nested_arrays = 0
 
     def error(self, problem: str, at: int | None = None) -> GGUFError:
         """The exception for ``problem`` in the current subject, found at byte ``at``."""

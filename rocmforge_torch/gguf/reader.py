@@ -25,7 +25,7 @@ DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 30
 MAX_DIMS = 4
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 18
+MAX_TENSORS = 1 << 16
 MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, name, value type, value
 MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8  # length, name, dimension count, type, offset
 
@@ -162,7 +162,9 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
         name = _read_name(cursor, "tensor", index, entries)
         entries[name] = _read_tensor(cursor, name, entry, alignment)
     data_start = cursor.pos + -cursor.pos % alignment
-    return {name: _place(cursor, info, data_start) for name, info in entries.items()}
+    for name, info in entries.items():
+        entries[name] = _place(cursor, info, data_start)
+    return entries
 
 
 def _read_tensor(cursor: Cursor, name: str, entry: int, alignment: int) -> TensorInfo:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .cursor import Cursor
+from .cursor import MAX_NESTED_ARRAYS, Cursor
 from .string_array import read_strings
 
 # GGUF value type -> (name, struct format). A bool is a byte that holds 0 or 1.
@@ -31,7 +31,6 @@ ARRAY = 9
 
 ARRAY_HEADER_BYTES = 12  # element type and count
 MAX_DEPTH = 4
-MAX_NESTED_ARRAYS = 1 << 16  # of one value; each costs a Python object
 
 
 def read_value(cursor: Cursor, value_type: int) -> Any:
@@ -44,7 +43,7 @@ def read_value(cursor: Cursor, value_type: int) -> Any:
     if value_type == STRING:
         return cursor.string("the value")
     if value_type == ARRAY:
-        return _read_array(cursor, [MAX_NESTED_ARRAYS], depth=1)
+        return _read_array(cursor, depth=1)
     if value_type not in NUMBERS:
         raise cursor.error(f"unknown value type {value_type}", cursor.pos - 4)
     name, code = NUMBERS[value_type]
@@ -57,7 +56,7 @@ def read_value(cursor: Cursor, value_type: int) -> Any:
     return bool(value)
 
 
-def _read_array(cursor: Cursor, budget: list[int], depth: int) -> Any:
+def _read_array(cursor: Cursor, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise cursor.error(f"arrays are nested deeper than {MAX_DEPTH}")
     at = cursor.pos
@@ -70,10 +69,10 @@ def _read_array(cursor: Cursor, budget: list[int], depth: int) -> Any:
     if element_type != ARRAY:
         raise cursor.error(f"unknown element type {element_type} of an array", at)
     cursor.need(count * ARRAY_HEADER_BYTES, f"an array of {count} arrays")
-    budget[0] -= count
-    if budget[0] < 0:
+    cursor.nested_arrays += count
+    if cursor.nested_arrays > MAX_NESTED_ARRAYS:
         raise cursor.error(f"more than {MAX_NESTED_ARRAYS} nested arrays", at)
-    return tuple(_read_array(cursor, budget, depth + 1) for _ in range(count))
+    return tuple(_read_array(cursor, depth + 1) for _ in range(count))
 
 
 def _read_numbers(cursor: Cursor, element_type: int, count: int) -> npt.NDArray[Any]:

@@ -78,8 +78,8 @@ BAD_FILES: dict[str, Bad] = {
     "2^63 keys": Bad(File(num_keys=1 << 63), "header", "keys, at most 65536 are allowed"),
     "keys that do not fit": Bad(File(num_keys=65536), "header", "65536 keys do not fit"),
     "one key missing": Bad(File([ARCH], num_keys=2), "key 1", "needs 8 bytes"),
-    "2^64 - 1 tensors": Bad(File(num_tensors=MAX64), "header", "tensors, at most 262144"),
-    "CVE-2024-21836: 2^61 tensors": Bad(File(num_tensors=1 << 61), "header", "at most 262144"),
+    "2^64 - 1 tensors": Bad(File(num_tensors=MAX64), "header", "tensors, at most 65536"),
+    "CVE-2024-21836: 2^61 tensors": Bad(File(num_tensors=1 << 61), "header", "at most 65536"),
     "tensors that do not fit": Bad(File(num_tensors=9999), "header", "9999 tensors do not fit"),
     "one tensor missing": Bad(
         File([], [Tensor("t", [1] * 4)], num_tensors=2), "tensor 1", "needs 8 bytes"
