@@ -147,7 +147,7 @@ def test_dtype_must_be_floating_point(tmp_path: Path) -> None:
 def test_memory_of_a_file_at_every_limit(tmp_path: Path) -> None:
     """As many keys, tensors and nested arrays as are allowed: Python objects, yet a bounded sum."""
     limit = 1 << 16
-    nested = ("arr", "arr", [("arr", "u8", [])] * limit)
+    nested: tuple[object, ...] = ("arr", "arr", [("arr", "u8", [])] * limit)
     keys: list[tuple[str, tuple[object, ...]]] = [(f"k{i}", ("u8", 1)) for i in range(limit - 1)]
     tensors = [Tensor(f"t{i}", [1] * 4, offset=32 * i) for i in range(limit)]
     path = tmp_path / "full.gguf"

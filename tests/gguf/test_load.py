@@ -88,9 +88,8 @@ def write_plain(path: Path, endian: GGUFEndian, version: int) -> None:
         getattr(writer, f"add_{kind}")(f"scalar.{key}", value)
     for key, values in ARRAYS.items():
         writer.add_array(f"array.{key}", values)
-    for name, values in PLAIN.items():
-        # The writer swaps the array in place for a big-endian file.
-        writer.add_tensor(name, values.copy())
+    for name, array in PLAIN.items():
+        writer.add_tensor(name, array.copy())  # which the writer swaps in place for big-endian
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -124,11 +123,11 @@ def test_against_gguf_py(tmp_path: Path, endian: GGUFEndian, version: int) -> No
     for key, values in ARRAYS.items():
         assert list(model.metadata[f"array.{key}"]) == values
     assert list(model.tensors) == [tensor.name for tensor in peer.tensors] == list(PLAIN)
-    for name, values in PLAIN.items():
+    for name, array in PLAIN.items():
         tensor = model.tensors[name]
-        assert tensor.shape == values.shape
-        assert tensor.numpy().dtype == values.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(tensor.numpy(), values)
+        assert tensor.shape == array.shape
+        assert tensor.numpy().dtype == array.dtype
+        np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 @pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)
@@ -266,7 +265,7 @@ def test_cpu_tensors_are_the_mapped_file(small: Path) -> None:
         ("f", model.tensors["f"].data_ptr()),
         ("q", quantized.qweight.data_ptr()),
     ):
-        offset = model.tensors.info(name).offset  # type: ignore[attr-defined]
+        offset = model.tensors.info(name).offset
         assert any(start + offset == address < end for start, end in spans)
 
 

@@ -21,7 +21,7 @@ def shards() -> list[File]:
     """Three shards with a tensor each; the first holds the model's keys."""
     files = []
     for number in range(COUNT):
-        keys = [
+        keys: list[tuple[str, tuple[object, ...]]] = [
             ("split.no", ("u16", number)),
             ("split.count", ("u16", COUNT)),
             ("split.tensors.count", ("i32", COUNT)),
