@@ -1,0 +1,54 @@
+// What a quantization type has to say to get every CPU kernel.
+//
+// A trait has
+//   Block            the layout in the file, packed: blocks have no alignment
+//   kType            GGML's type number
+//   kBlock           weights in a block
+//   kSub             weights that share a scale: 16 or 32 (a larger group repeats its scale)
+//   kOffset, kMins   weight = scale * (code - kOffset), plus a minimum per scale if kMins
+//   kWide            codes use all 8 bits (else they are below 128)
+//   scales(block, scale, min)   the kBlock / kSub scales (and minima) in float
+//   codes(block, i)             codes of weights 32 i to 32 i + 31, in order
+// Every product and sum here that ends in a weight is rounded as gguf-py's numpy code rounds it.
+#pragma once
+
+#include "common/codebooks.h"
+#include "cpu/kernels/simd.h"
+
+namespace rocmforge::cpu::ROCMFORGE_ISA {
+
+template <int Type, int Size, int Sub, int Offset, bool Mins = false, bool Wide = false>
+struct Trait {
+  static constexpr int kType = Type;
+  static constexpr int kBlock = Size;
+  static constexpr int kSub = Sub;
+  static constexpr int kOffset = Offset;
+  static constexpr bool kMins = Mins;
+  static constexpr bool kWide = Wide;
+};
+
+// 32 nibbles: element i in the low half of byte i, element i + 16 in the high half.
+RF_INLINE u8x32 nibbles(const uint8_t* qs) {
+  const u8x16 q = load<u8x16>(qs);
+  return concat(q, q >> 4) & 15;
+}
+
+// Bits [shift, shift + width) of 32 neighbouring bytes.
+template <int Width>
+RF_INLINE u8x32 field(const uint8_t* bytes, int shift) {
+  return (load<u8x32>(bytes) >> static_cast<uint8_t>(shift)) & uint8_t{(1 << Width) - 1};
+}
+
+// Signed bytes as codes with offset 128.
+RF_INLINE u8x32 from_signed(u8x32 bytes) { return bytes ^ 0x80; }
+
+template <int Count>
+RF_INLINE void fill(float* out, float value) {
+  for (int i = 0; i < Count; ++i) out[i] = value;
+}
+
+RF_INLINE int nibble(const uint8_t* packed, int i) { return packed[i / 2] >> (4 * (i % 2)) & 15; }
+
+}  // namespace rocmforge::cpu::ROCMFORGE_ISA
+
+#define RF_PACKED __attribute__((packed))
