@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from .decoder import Decoder
 from .weights import Weights
 
 if TYPE_CHECKING:
+    from ..generate import SamplingParams, TextStream
     from ..gguf.tokenizer import Tokenizer
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -70,6 +71,30 @@ class CausalLM(Decoder):
         return KVCache(
             c.num_layers, batch_size, max_seq_len, c.num_kv_heads, c.head_dim, dtype, self.device
         )
+
+    # Generation builds on models; these two methods only hand over to it, when they are called.
+
+    def generate(self, prompt: Any, params: SamplingParams | None = None, **options: Any) -> Any:
+        """What follows a prompt: text for a text (or its tokens), a list of texts for a list.
+
+        See `rocmforge_torch.generate.generate` and `SamplingParams` for the options.
+        """
+        from ..generate import generate
+
+        return generate(self, prompt, params, **options)
+
+    def stream(
+        self,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        ctx_size: int | None = None,
+        **options: Any,
+    ) -> TextStream:
+        """What follows a prompt, as an iterator of pieces of text."""
+        from ..generate import TextStream, sampling_params
+
+        return TextStream(self, prompt, sampling_params(params, options), ctx_size=ctx_size)
 
 
 def load_model(

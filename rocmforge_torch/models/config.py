@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class DecoderConfig:
             GGUFError: the architecture is not supported, or a key is missing or invalid.
         """
         name = metadata.get("general.architecture")
-        if name not in ARCHITECTURES:
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             raise GGUFError(
                 f"load_model supports no architecture {name!r}; it supports "
                 f"{', '.join(ARCHITECTURES)}. load_gguf gives the file's tensors",
@@ -134,7 +134,6 @@ def _rope(keys: Keys, row: Architecture, head_dim: int) -> RopeConfig:
     kind = keys.text("rope.scaling.type", "linear")
     if kind not in SCALINGS:
         raise keys.error("rope.scaling.type", f"must be one of {SCALINGS}, it is {kind!r}")
-    scaling: Scaling = kind
     attention_factor = None
     for name in ("rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"):
         if keys.value(name) is not None:
@@ -143,7 +142,7 @@ def _rope(keys: Keys, row: Architecture, head_dim: int) -> RopeConfig:
         dim=dim,
         base=keys.number("rope.freq_base", 10000.0, positive=True),
         interleaved=row.rope_interleaved,
-        scaling=scaling,
+        scaling=cast(Scaling, kind),
         factor=factor,
         original_context=keys.integer(
             "rope.scaling.original_context_length", keys.integer("context_length")

@@ -43,9 +43,10 @@ def build_ropes(config: DecoderConfig, weights: Weights) -> tuple[RotaryEmbeddin
     if config.rope.scaling == "longrope" or "rope_factors_long.weight" in weights:
         short = weights.vector("rope_factors_short.weight", pairs)
         long = weights.vector("rope_factors_long.weight", pairs)
+        rope = RotaryEmbedding(config.rope, short, long, device)
     else:
-        short, long = weights.optional("rope_freqs.weight", pairs), None
-    rope = RotaryEmbedding(config.rope, short, long, device)
+        factors = weights.optional("rope_freqs.weight", pairs)
+        rope = RotaryEmbedding(config.rope, factors, device=device)
     if config.local_rope == config.rope:
         return rope, rope
     return rope, RotaryEmbedding(config.local_rope, device=device)
@@ -197,13 +198,14 @@ class Decoder(nn.Module):
 
     def hidden(self, input_ids: Tensor, step: Step, cache: KVCache | None) -> Tensor:
         """input_ids int [B, T] -> the normed output of the last layer [B, T, C]."""
-        delta = self.token_embd(input_ids)
+        delta: Tensor = self.token_embd(input_ids)
         if self.config.embedding_scale != 1:
             delta = delta * self.config.embedding_scale
-        residual = None
+        residual: Tensor | None = None
         for i, layer in enumerate(self.layers):
             kv = None if cache is None else (cache.k[i], cache.v[i])
             delta, residual = layer(delta, residual, step, kv)
+        assert residual is not None, "a model has layers"
         return self.output_norm.add(delta, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

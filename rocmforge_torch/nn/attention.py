@@ -38,7 +38,8 @@ class Attention(nn.Module):
         self.qkv = nn.ModuleList(qkv)
         self.out = out
         self.rope = rope
-        self.q_norm, self.k_norm = qk_norm or (None, None)
+        self.q_norm: Norm | None = qk_norm[0] if qk_norm else None
+        self.k_norm: Norm | None = qk_norm[1] if qk_norm else None
         self.norm_heads = norm_heads
         self.head_dim = head_dim
         self.sizes = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]

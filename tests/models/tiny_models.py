@@ -26,36 +26,41 @@ KV_HEADS = 2
 LAYERS = 3
 CONTEXT = 128
 
-COMMON: dict[str, Any] = dict(
-    vocab_size=VOCAB,
-    hidden_size=HIDDEN,
-    intermediate_size=80,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=HEADS,
-    num_key_value_heads=KV_HEADS,
-    max_position_embeddings=CONTEXT,
-    tie_word_embeddings=False,
-    bos_token_id=None,
-    eos_token_id=None,
-    pad_token_id=None,
-)
-LLAMA3 = dict(
-    rope_type="llama3",
-    rope_theta=10000.0,
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=32,
-)
-YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32)
-LONG_FACTORS = dict(
-    rope_type="longrope",
-    rope_theta=10000.0,
-    partial_rotary_factor=0.75,
-    short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
-    long_factor=[1.0, 1.5, 2.0, 4.0, 8.0, 16.0],
-    original_max_position_embeddings=32,
-)
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 80,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "max_position_embeddings": CONTEXT,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LONG_FACTORS = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+    "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0],
+    "original_max_position_embeddings": 32,
+}
 
 
 @dataclass(frozen=True)
@@ -73,40 +78,45 @@ def _default_rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
     return dict(rope_type="default", rope_theta=theta, **more)
 
 
-GEMMA3_OPTIONS = dict(
-    head_dim=32, num_hidden_layers=7, sliding_window=8, query_pre_attn_scalar=32,
-    tie_word_embeddings=True,
-)  # fmt: skip
-OLMO3_LAYERS = dict(num_hidden_layers=5, sliding_window=8)
+GEMMA3_OPTIONS = {
+    "head_dim": 32, "num_hidden_layers": 7, "sliding_window": 8, "query_pre_attn_scalar": 32,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+OLMO3_LAYERS = {"num_hidden_layers": 5, "sliding_window": 8}
 
 TINY: dict[str, Tiny] = {
     "llama": Tiny("llama", "Llama"),
-    "llama-biased": Tiny("llama", "Llama", dict(attention_bias=True, mlp_bias=True)),
-    "llama-tied-wide": Tiny("llama", "Llama", dict(tie_word_embeddings=True, head_dim=24)),
-    "llama3": Tiny("llama", "Llama", dict(rope_parameters=LLAMA3)),
+    "llama-biased": Tiny("llama", "Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-tied-wide": Tiny("llama", "Llama", {"tie_word_embeddings": True, "head_dim": 24}),
+    "llama3": Tiny("llama", "Llama", {"rope_parameters": LLAMA3}),
     "llama-linear": Tiny(
         "llama",
         "Llama",
-        dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0)),
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
         {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
     ),
-    "mistral": Tiny("llama", "Mistral", dict(sliding_window=None)),
+    "mistral": Tiny("llama", "Mistral", {"sliding_window": None}),
     "qwen2": Tiny("qwen2", "Qwen2"),
     "qwen2-yarn": Tiny(
         "qwen2",
         "Qwen2",
-        dict(rope_parameters=YARN),
+        {"rope_parameters": YARN},
         {
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": 4.0,
             "rope.scaling.original_context_length": 32,
         },
     ),
-    "qwen3": Tiny("qwen3", "Qwen3", dict(head_dim=32)),
+    "qwen3": Tiny("qwen3", "Qwen3", {"head_dim": 32}),
     "gemma2": Tiny(
         "gemma2",
         "Gemma2",
-        dict(head_dim=32, sliding_window=8, query_pre_attn_scalar=32, tie_word_embeddings=True),
+        {
+            "head_dim": 32,
+            "sliding_window": 8,
+            "query_pre_attn_scalar": 32,
+            "tie_word_embeddings": True,
+        },
         {"attention.sliding_window": 8, "attn_logit_softcapping": 50.0},
     ),
     "gemma3": Tiny("gemma3", "Gemma3", GEMMA3_OPTIONS, {"attention.sliding_window": 8}),
@@ -115,10 +125,10 @@ TINY: dict[str, Tiny] = {
         "Gemma3",
         dict(
             GEMMA3_OPTIONS,
-            rope_parameters=dict(
-                full_attention=dict(rope_type="linear", rope_theta=1e6, factor=8.0),
-                sliding_attention=_default_rope(5000.0),
-            ),
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+                "sliding_attention": _default_rope(5000.0),
+            },
         ),
         {
             "attention.sliding_window": 8,
@@ -127,11 +137,11 @@ TINY: dict[str, Tiny] = {
             "rope.scaling.factor": 8.0,
         },
     ),
-    "phi3": Tiny("phi3", "Phi3", dict(sliding_window=8), {"attention.sliding_window": 8}),
+    "phi3": Tiny("phi3", "Phi3", {"sliding_window": 8}, {"attention.sliding_window": 8}),
     "phi3-longrope": Tiny(
         "phi3",
         "Phi3",
-        dict(rope_parameters=LONG_FACTORS, original_max_position_embeddings=32),
+        {"rope_parameters": LONG_FACTORS, "original_max_position_embeddings": 32},
         {
             "rope.dimension_count": 12,
             "rope.scaling.original_context_length": 32,
@@ -141,12 +151,12 @@ TINY: dict[str, Tiny] = {
     "granite": Tiny(
         "granite",
         "Granite",
-        dict(
-            embedding_multiplier=3.0,
-            logits_scaling=2.0,
-            residual_multiplier=0.3,
-            attention_multiplier=0.2,
-        ),
+        {
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.3,
+            "attention_multiplier": 0.2,
+        },
         {
             "embedding_scale": 3.0,
             "logit_scale": 2.0,
@@ -160,7 +170,7 @@ TINY: dict[str, Tiny] = {
         "Olmo3",
         dict(
             OLMO3_LAYERS,
-            rope_parameters=dict(full_attention=YARN, sliding_attention=_default_rope()),
+            rope_parameters={"full_attention": YARN, "sliding_attention": _default_rope()},
         ),
         {
             "attention.sliding_window": 8,
@@ -172,20 +182,20 @@ TINY: dict[str, Tiny] = {
     "stablelm": Tiny(
         "stablelm",
         "StableLm",
-        dict(use_qkv_bias=True, rope_parameters=_default_rope(partial_rotary_factor=0.25)),
+        {"use_qkv_bias": True, "rope_parameters": _default_rope(partial_rotary_factor=0.25)},
         {"rope.dimension_count": 4},
     ),
     "stablelm-12b": Tiny(
         "stablelm",
         "StableLm",
-        dict(
-            qk_layernorm=True,
-            use_parallel_residual=True,
-            rope_parameters=_default_rope(partial_rotary_factor=0.25),
-        ),
+        {
+            "qk_layernorm": True,
+            "use_parallel_residual": True,
+            "rope_parameters": _default_rope(partial_rotary_factor=0.25),
+        },
         {"rope.dimension_count": 4},
     ),
-    "starcoder2": Tiny("starcoder2", "Starcoder2", dict(tie_word_embeddings=True)),
+    "starcoder2": Tiny("starcoder2", "Starcoder2", {"tie_word_embeddings": True}),
 }
 
 

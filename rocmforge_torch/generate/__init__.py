@@ -1,0 +1,23 @@
+"""Writing and scoring text: sampling, the generation loop, perplexity."""
+
+from __future__ import annotations
+
+from .loop import Generation, generate_tokens
+from .perplexity import Perplexity, perplexity, token_perplexity
+from .sampling import Sampler, SamplingParams
+from .text import Completion, TextStream, complete, generate, sampling_params
+
+__all__ = [
+    "Completion",
+    "Generation",
+    "Perplexity",
+    "Sampler",
+    "SamplingParams",
+    "TextStream",
+    "complete",
+    "generate",
+    "generate_tokens",
+    "perplexity",
+    "sampling_params",
+    "token_perplexity",
+]

@@ -1,0 +1,111 @@
+"""Perplexity of a text, by llama.cpp's procedure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models import CausalLM
+from ..nn import uncached_step
+
+LOGIT_ROWS = 64  # positions whose logits exist at once
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The value after some windows.
+
+    Attributes:
+        chunk, chunks: windows done, and windows in all.
+        value: exp of the mean negative log-probability of all positions so far.
+        error: its standard error.
+        positions: how many positions were scored.
+    """
+
+    chunk: int
+    chunks: int
+    value: float
+    error: float
+    positions: int
+
+
+def perplexity(
+    model: CausalLM, text: str, ctx_size: int = 512, chunks: int | None = None
+) -> Iterator[Perplexity]:
+    """Score a text in windows that do not overlap.
+
+    The first token of every window is replaced by BOS where the model uses one, and each token of
+    the second half (positions ctx_size / 2 to ctx_size - 2) is scored by how likely it makes the
+    next one.
+
+    Args:
+        model: the model.
+        text: the text.
+        ctx_size: tokens of a window.
+        chunks: at most so many windows.
+
+    Yields:
+        The running value after every window.
+
+    Raises:
+        ValueError: ctx_size is less than 4, chunks is not positive, or the text fills no window.
+    """
+    tokens = model.tokenizer.encode(text)
+    bos = model.tokenizer.bos_id
+    return token_perplexity(
+        model, tokens, bos if tokens and tokens[0] == bos else None, ctx_size, chunks
+    )
+
+
+@torch.inference_mode()
+def token_perplexity(
+    model: CausalLM,
+    tokens: Sequence[int],
+    bos_id: int | None = None,
+    ctx_size: int = 512,
+    chunks: int | None = None,
+) -> Iterator[Perplexity]:
+    """`perplexity` of tokens; `bos_id`, if any, replaces the first token of every window."""
+    if ctx_size < 4:
+        raise ValueError(f"ctx_size must be at least 4, got {ctx_size}")
+    if chunks is not None and chunks < 1:
+        raise ValueError(f"chunks must be positive, got {chunks}")
+    windows = len(tokens) // ctx_size
+    if windows == 0:
+        raise ValueError(
+            f"the text has {len(tokens)} tokens and fills no window of {ctx_size}; "
+            "take a longer text or a smaller context"
+        )
+    windows = min(windows, chunks or windows)
+    total = squares = 0.0
+    positions = 0
+    for index in range(windows):
+        window = list(tokens[index * ctx_size : (index + 1) * ctx_size])
+        if bos_id is not None:
+            window[0] = bos_id
+        scores = token_logprobs(model, torch.tensor([window], device=model.device))
+        scores = scores[ctx_size // 2 :].double()
+        total -= scores.sum().item()
+        squares += scores.square().sum().item()
+        positions += scores.numel()
+        mean = total / positions
+        variance = max(squares / positions - mean**2, 0.0)
+        value = math.exp(mean)
+        error = value * math.sqrt(variance / max(positions - 1, 1))
+        yield Perplexity(index + 1, windows, value, error, positions)
+
+
+def token_logprobs(model: CausalLM, ids: Tensor) -> Tensor:
+    """ids int [1, T] -> natural-log probability of each token given those before it [T - 1]."""
+    hidden = model.hidden(ids, uncached_step(ids), None)[0, :-1]
+    scores = []
+    for start in range(0, hidden.shape[0], LOGIT_ROWS):
+        rows = slice(start, start + LOGIT_ROWS)
+        logits = model.logits(hidden[rows]).float()
+        chosen = logits.gather(-1, ids[0, 1:][rows, None])[:, 0]
+        scores.append(chosen - logits.logsumexp(-1))
+    return torch.cat(scores)
