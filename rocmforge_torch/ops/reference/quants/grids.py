@@ -28,6 +28,7 @@ IQ3XXS = _expand(codebooks.IQ3XXS_GRID)
 IQ3S = _expand(codebooks.IQ3S_GRID)
 KSIGNS = torch.tensor(list(codebooks.KSIGNS), dtype=torch.uint8, device="cpu")
 KVALUES_IQ4NL = torch.tensor(codebooks.KVALUES_IQ4NL, dtype=torch.float32, device="cpu")
+IQ4NL_MIDDLES = (KVALUES_IQ4NL[:-1] + KVALUES_IQ4NL[1:]) / 2
 KVALUES_E2M1 = torch.tensor(codebooks.KVALUES_E2M1, dtype=torch.float32, device="cpu")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import codebooks, grids
+from . import grids
 from .bits import (
     fields,
     half,
@@ -131,9 +131,7 @@ def dequantize_iq4_xs(blocks: Tensor) -> Tensor:
 
 def _iq4_code(y: Tensor) -> Tensor:
     """Index of the nearest level, the upper one of two as near."""
-    levels = codebooks.KVALUES_IQ4NL
-    middles = [(a + b) / 2 for a, b in zip(levels[:-1], levels[1:], strict=True)]
-    return torch.bucketize(y, torch.tensor(middles, device=y.device), right=True)
+    return torch.bucketize(y, grids.IQ4NL_MIDDLES.to(y.device), right=True)
 
 
 IQ4_LEVELS = Levels(
@@ -152,9 +150,7 @@ def quantize_iq4_nl(x: Tensor) -> Tensor:
 def quantize_iq4_xs(x: Tensor) -> Tensor:
     d, scale, q = symmetric_super_block(x.unflatten(1, (8, 32)), IQ4_LEVELS, 32)
     code = (scale + 32).to(torch.uint8)
-    high, low = (
-        pack_split((code >> 4).unflatten(1, (2, 4)), 2),
-        pack_split((code & 15).unflatten(1, (4, 2)), 4),
-    )
+    low = pack_split((code & 15).unflatten(1, (4, 2)), 4)
+    high = pack_split((code >> 4).unflatten(1, (2, 4)), 2)
     packed = pack(_iq4_code(q).unflatten(2, (2, 16)), 4).flatten(1)
     return torch.cat([half_bytes(d), high, low, packed], dim=-1)

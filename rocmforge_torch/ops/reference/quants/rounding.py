@@ -38,6 +38,16 @@ def round_half_away(x: Tensor) -> Tensor:
     return x.sign() * (floor + (2 * (magnitude - floor)).floor())
 
 
+def truncate(x: Tensor, limit: int) -> Tensor:
+    """Codes in ``[0, limit]``: the whole part of `x`, and 0 where `x` is no number near them."""
+    return torch.where((x >= 0) & (x < 256), x, 0.0).to(torch.uint8).clamp(max=limit)
+
+
+def to_int8(x: Tensor) -> Tensor:
+    """Whole numbers in ``[-127, 127]`` as int8, and 0 where `x` is no such number."""
+    return torch.where(x.abs() <= 127, x, 0.0).to(torch.int8)
+
+
 def largest(x: Tensor) -> Tensor:
     """The (first) element of largest magnitude, with its sign: ``[..., m]`` to ``[..., 1]``."""
     return x.gather(-1, x.abs().argmax(dim=-1, keepdim=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .bits import fields, half, half_bytes, pack, pack_split, split_fields, view_as
-from .rounding import divide, largest, reciprocal, round_half_away, smallest
+from .rounding import divide, largest, reciprocal, round_half_away, smallest, to_int8, truncate
 
 
 def _nibbles(data: Tensor) -> Tensor:
@@ -75,15 +75,15 @@ def _pack_five_bits(q: Tensor) -> Tensor:
 def _codes_around_zero(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     """Scale and codes ``[0, 2 zero)`` where the largest magnitude becomes code 0."""
     d = divide(largest(x), -zero)
-    q = (x * reciprocal(d) + (zero + 0.5)).to(torch.uint8).clamp(0, 2 * zero - 1)
+    q = truncate(x * reciprocal(d) + (zero + 0.5), 2 * zero - 1)
     return d, q
 
 
 def _codes_above_minimum(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scale, minimum and codes ``[0, levels)``."""
     minimum = smallest(x)
-    d = divide(x.amax(dim=-1, keepdim=True) - minimum, levels - 1)
-    q = ((x - minimum) * reciprocal(d) + 0.5).to(torch.uint8).clamp(0, levels - 1)
+    d = divide(-smallest(-x) - minimum, levels - 1)
+    q = truncate((x - minimum) * reciprocal(d) + 0.5, levels - 1)
     return d, minimum, q
 
 
@@ -109,7 +109,7 @@ def quantize_q5_1(x: Tensor) -> Tensor:
 
 def _codes_of_8_bits(x: Tensor) -> tuple[Tensor, Tensor]:
     d = divide(x.abs().amax(dim=-1, keepdim=True), 127)
-    return d, round_half_away(x * reciprocal(d)).to(torch.int8)
+    return d, to_int8(round_half_away(x * reciprocal(d)))
 
 
 def quantize_q8_0(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def quantize_q8_1(x: Tensor) -> Tensor:
 def quantize_q8_k(x: Tensor) -> Tensor:
     inverse = divide(-127.0, largest(x))
     inverse = torch.where(inverse.isinf(), 0.0, inverse)
-    q = (x * inverse).round().clamp(max=127).to(torch.int8)
+    q = to_int8((x * inverse).round())
     sums = q.unflatten(-1, (16, 16)).sum(dim=-1).to(torch.int16)
     parts = [reciprocal(inverse), q, sums]
     return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .bits import half, half_bytes, pack
 from .k_quants import strided
-from .rounding import reciprocal, round_half_away
+from .rounding import reciprocal, round_half_away, to_int8
 
 
 def _digits(data: Tensor, count: int) -> Tensor:
@@ -33,7 +33,7 @@ def dequantize_tq2_0(blocks: Tensor) -> Tensor:
 
 def _codes(x: Tensor) -> tuple[Tensor, Tensor]:
     d = x.abs().amax(dim=-1, keepdim=True)
-    return d, round_half_away(x * reciprocal(d)).to(torch.int8) + 1
+    return d, to_int8(round_half_away(x * reciprocal(d))) + 1
 
 
 def _pack_digits(q: Tensor, count: int) -> Tensor:
