@@ -5,7 +5,7 @@ from __future__ import annotations
 from .loop import Generation, generate_tokens
 from .perplexity import Perplexity, perplexity, token_perplexity
 from .sampling import Sampler, SamplingParams
-from .text import Completion, TextStream, complete, generate, sampling_params
+from .text import Completion, TextBatch, TextStream, complete, generate, sampling_params
 
 __all__ = [
     "Completion",
@@ -13,6 +13,7 @@ __all__ = [
     "Perplexity",
     "Sampler",
     "SamplingParams",
+    "TextBatch",
     "TextStream",
     "complete",
     "generate",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from ..models import CausalLM
 from .loop import Generation, generate_tokens
 from .sampling import SamplingParams
+from .stop import StopFilter
 
 Prompt = str | Sequence[int] | Tensor
-TAIL_TOKENS = 8  # beside one for each character: tokens looked at for a stop text that just ended
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,71 @@ class Completion:
     finish_reason: Literal["stop", "length"]
 
 
+class TextBatch(Iterator[list[str]]):
+    """The texts after some prompts, as they are written: one new piece for each of them a step.
+
+    Pieces consist of whole characters; one may be empty.
+
+    Attributes:
+        generations: prompt, tokens so far and why it ended, for each prompt.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        ctx_size: int | None = None,
+        cache_dtype: torch.dtype | None = None,
+    ) -> None:
+        """See `generate_tokens` for arguments and errors; the first step raises the latter.
+
+        Raises:
+            ValueError: a prompt is no text and no list of tokens.
+        """
+        self.generations = [Generation(encode_prompt(model, prompt)) for prompt in prompts]
+        self._steps = self._run(model, params or SamplingParams(), ctx_size, cache_dtype)
+
+    def __next__(self) -> list[str]:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End the generation and free its cache."""
+        self._steps.close()
+
+    def _run(
+        self,
+        model: CausalLM,
+        params: SamplingParams,
+        ctx_size: int | None,
+        cache_dtype: torch.dtype | None,
+    ) -> Generator[list[str], None, None]:
+        tokenizer = model.tokenizer
+        steps = generate_tokens(
+            model,
+            [generation.prompt for generation in self.generations],
+            params,
+            eog_ids=tokenizer.eog_ids,
+            ctx_size=ctx_size,
+            cache_dtype=cache_dtype,
+        )
+        writers = [tokenizer.stream(generation.prompt) for generation in self.generations]
+        filters = [StopFilter(params.stop) for _ in writers]
+        written = [0] * len(writers)
+        for self.generations in steps:
+            pieces = []
+            for row, generation in enumerate(self.generations):
+                new = generation.tokens[written[row] :]
+                written[row] += len(new)
+                pieces.append(filters[row].push("".join(map(writers[row].push, new))))
+                if filters[row].stopped:
+                    generation.finish_reason = "stop"
+            yield pieces
+        ends = [writer.finish() for writer in writers]
+        yield [stop.push(end) + stop.finish() for stop, end in zip(filters, ends, strict=True)]
+
+
 class TextStream(Iterator[str]):
     """The text after one prompt, in pieces of whole characters, as it is written.
 
@@ -50,49 +115,22 @@ class TextStream(Iterator[str]):
         ctx_size: int | None = None,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
-        """As `generate_tokens`, which also names the errors; the first piece comes when asked for.
+        """As `TextBatch`, of one prompt."""
+        self._batch = TextBatch(model, [prompt], params, ctx_size=ctx_size, cache_dtype=cache_dtype)
 
-        Raises:
-            ValueError: the prompt is no text and no list of tokens.
-        """
-        self._params = params or SamplingParams()
-        self.generation = Generation(encode_prompt(model, prompt))
-        self._steps = generate_tokens(
-            model,
-            [self.generation.prompt],
-            self._params,
-            eog_ids=model.tokenizer.eog_ids,
-            ctx_size=ctx_size,
-            cache_dtype=cache_dtype,
-        )
-        self._pieces = self._until_stop(model.tokenizer.stream(self._tokens()))
+    @property
+    def generation(self) -> Generation:
+        return self._batch.generations[0]
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while True:
+            (piece,) = next(self._batch)
+            if piece:
+                return piece
 
-    def _tokens(self) -> Iterator[int]:
-        for generations in self._steps:
-            self.generation = generations[0]
-            if self.generation.finish_reason != "stop" and self.generation.tokens:
-                yield self.generation.tokens[-1]
-
-    def _until_stop(self, pieces: Iterator[str]) -> Iterator[str]:
-        """Pass pieces on, but nothing that could become a stop text."""
-        held = ""
-        for piece in pieces:
-            held += piece
-            end = find_stop(held, self._params.stop)
-            if end is not None:
-                self.generation.finish_reason = "stop"
-                self._steps.close()
-                held = held[:end]
-                break
-            keep = max((_overlap(held, stop) for stop in self._params.stop), default=0)
-            if len(held) > keep:
-                yield held[: len(held) - keep]
-                held = held[len(held) - keep :]
-        if held:
-            yield held
+    def close(self) -> None:
+        """End the generation and free its cache."""
+        self._batch.close()
 
 
 def complete(
@@ -104,37 +142,12 @@ def complete(
     cache_dtype: torch.dtype | None = None,
 ) -> list[Completion]:
     """Continue prompts as one batch; see `generate_tokens` for arguments and errors."""
-    params = params or SamplingParams()
-    tokenizer = model.tokenizer
-    steps = generate_tokens(
-        model,
-        [encode_prompt(model, prompt) for prompt in prompts],
-        params,
-        eog_ids=tokenizer.eog_ids,
-        ctx_size=ctx_size,
-        cache_dtype=cache_dtype,
-    )
-    tail = max(map(len, params.stop), default=0) + TAIL_TOKENS
-    generations: list[Generation] = []
-    for generations in steps:
-        for generation in generations:
-            if params.stop and generation.finish_reason is None:
-                end = find_stop(tokenizer.decode(generation.tokens[-tail:]), params.stop)
-                generation.finish_reason = None if end is None else "stop"
-    completions = []
-    for generation in generations:
-        text = tokenizer.decode(generation.tokens)
-        end = find_stop(text, params.stop)
-        reason = generation.finish_reason or "length"
-        completions.append(
-            Completion(
-                text[:end],
-                generation.tokens,
-                len(generation.prompt),
-                reason if end is None else "stop",
-            )
-        )
-    return completions
+    batch = TextBatch(model, prompts, params, ctx_size=ctx_size, cache_dtype=cache_dtype)
+    texts = ["".join(pieces) for pieces in zip(*batch, strict=True)]
+    return [
+        Completion(text, g.tokens, len(g.prompt), g.finish_reason or "length")
+        for text, g in zip(texts, batch.generations, strict=True)
+    ]
 
 
 def generate(
@@ -200,14 +213,3 @@ def encode_prompt(model: CausalLM, prompt: Prompt) -> list[int]:
                 f"got {token!r}"
             )
     return tokens
-
-
-def find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first of the stop texts begins, or None."""
-    return min((at for at in map(text.find, stops) if at >= 0), default=None)
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that `stop` begins with."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
