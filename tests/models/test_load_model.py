@@ -1,0 +1,167 @@
+"""load_model: what it refuses, and the plain PyTorch behaviour of what it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tiny_models import TINY, build, write_gguf
+from torch import nn
+
+from rocmforge_torch import GGUFError, load_gguf, load_model
+from rocmforge_torch.models import ARCHITECTURES
+from rocmforge_torch.nn import QuantLinear
+
+LLAMA = build(TINY["llama"])
+
+
+def write(path: Path, **options: Any) -> Path:
+    return write_gguf(TINY["llama"], LLAMA, path / "model.gguf", **options)
+
+
+def test_unknown_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "mamba.gguf"
+    writer = gguf.GGUFWriter(path, "mamba")
+    writer.add_tensor("token_embd.weight", np.ones((4, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert load_gguf(path).tensors["token_embd.weight"].shape == (4, 8)
+    with pytest.raises(GGUFError, match="no architecture 'mamba'; it supports llama, qwen2") as e:
+        load_model(path)
+    assert all(name in str(e.value) for name in ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("block_count", None, "is missing, the model needs it"),
+        ("embedding_length", 0, "at least 1, it is 0"),
+        ("attention.head_count", "four", "at least 1, it is 'four'"),
+        ("attention.head_count", 8, r"tensor 'blk.0.attn_q.weight': must have shape \[128, 64\]"),
+        ("attention.head_count_kv", 3, "must divide the 4 heads, it is 3"),
+        ("attention.head_count_kv", [2, 1, 2], "at least 1, it is array"),
+        ("attention.value_length", 8, "must be the key length, 16"),
+        ("attention.layer_norm_rms_epsilon", None, "is missing"),
+        ("attention.layer_norm_rms_epsilon", 0.0, "must be a positive number, it is 0.0"),
+        ("attention.layer_norm_rms_epsilon", float("nan"), "must be a positive number"),
+        ("rope.freq_base", float("inf"), "must be a positive number, it is inf"),
+        ("rope.dimension_count", 7, "must be even and at most the 16 dimensions"),
+        ("rope.dimension_count", 18, "must be even and at most the 16 dimensions"),
+        ("rope.scaling.type", "stretch", "must be one of"),
+        ("rope.scaling.type", 3, "must be a string, it is 3"),
+        ("rope.scaling.factor", -2.0, "must not be negative"),
+        ("rope.scaling.type", "longrope", "tensor 'rope_factors_short.weight': is missing"),
+        ("expert_count", 8, "mixtures of experts are not supported"),
+    ],
+)
+def test_bad_metadata(tmp_path: Path, key: str, value: Any, problem: str) -> None:
+    path = write(tmp_path, keys={key: value})
+    with pytest.raises(GGUFError, match=problem) as e:
+        load_model(path)
+    assert "model.gguf" in str(e.value)
+    assert key in str(e.value) or "tensor" in problem
+
+
+def test_one_value_for_every_layer_may_be_written_as_an_array(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path, keys={"attention.head_count_kv": [2, 2, 2]}))
+    assert model.config.num_kv_heads == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["token_embd.weight", "output_norm.weight", "blk.2.attn_k.weight", "blk.1.ffn_norm.weight"],
+)
+def test_missing_tensor(tmp_path: Path, name: str) -> None:
+    def remove(tensors: dict[str, np.ndarray]) -> None:
+        del tensors[name]
+
+    path = write(tmp_path, change=remove)
+    with pytest.raises(GGUFError, match=f"tensor '{name}': is missing"):
+        load_model(path)
+
+
+def test_wrong_shape(tmp_path: Path) -> None:
+    def transpose(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.0.ffn_up.weight"] = np.ascontiguousarray(tensors["blk.0.ffn_up.weight"].T)
+
+    with pytest.raises(
+        GGUFError, match=r"blk.0.ffn_up.weight': must have .*\[80, 64\], .*\[64, 80\]"
+    ):
+        load_model(write(tmp_path, change=transpose))
+
+
+def test_wrong_dtype(tmp_path: Path) -> None:
+    def to_integers(tensors: dict[str, np.ndarray]) -> None:
+        tensors["output.weight"] = tensors["output.weight"].astype(np.int8)
+
+    with pytest.raises(GGUFError, match=r"tensor 'output.weight': weight must be"):
+        load_model(write(tmp_path, change=to_integers))
+
+
+def test_tensor_without_a_place(tmp_path: Path) -> None:
+    def add(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.0.attn_sinks.weight"] = np.ones(4, np.float32)
+
+    with pytest.raises(GGUFError, match=r"attn_sinks.weight': is no part of the model"):
+        load_model(write(tmp_path, change=add))
+
+
+def test_half_precision_vectors_are_read(tmp_path: Path) -> None:
+    def halve(tensors: dict[str, np.ndarray]) -> None:
+        tensors["output_norm.weight"] = tensors["output_norm.weight"].astype(np.float16)
+
+    model = load_model(write(tmp_path, change=halve))
+    assert model.output_norm.weight.dtype == torch.float32
+
+
+def test_dtype_of_activations(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        want = load_model(path)(ids)
+        for dtype in (torch.float16, torch.bfloat16):
+            got = load_model(path, dtype=dtype)(ids)
+            assert got.dtype == dtype
+            assert (got.float() - want).abs().mean() < 0.05 * want.std()
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        load_model(path, dtype=torch.int8)
+
+
+def test_it_is_an_ordinary_module(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path))
+    assert isinstance(model, nn.Module)
+    assert not model.training
+    linears = [m for m in model.modules() if isinstance(m, QuantLinear)]
+    assert len(linears) == 3 * 7 + 1
+    ids = torch.tensor([[5, 6, 7]])
+    seen = []
+    model.layers[1].mlp.register_forward_hook(lambda m, args, out: seen.append(out.shape))
+    with torch.inference_mode():
+        before = model(ids)
+        torch.nn.init.zeros_(model.layers[2].attn_norm.weight)
+        assert not torch.equal(model(ids), before)
+    assert seen == [(1, 3, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3)],
+)
+def test_bad_input_ids(tmp_path: Path, ids: torch.Tensor) -> None:
+    model = load_model(write(tmp_path))
+    with pytest.raises(ValueError, match=r"input_ids must be int \[B, T\]"):
+        model(ids)
+
+
+def test_cache_of_another_batch(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path))
+    with pytest.raises(ValueError, match="the cache holds 2 sequences, input_ids 1"):
+        model(torch.zeros(1, 3, dtype=torch.int64), model.new_cache(2, 8))
+    with pytest.raises(ValueError, match="must be positive, got 0 and 8"):
+        model.new_cache(0, 8)

@@ -1,0 +1,73 @@
+"""Where the KV cache puts tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rocmforge_torch.nn import KVCache, uncached_step
+
+
+def make(batch_size: int = 2, max_seq_len: int = 10) -> KVCache:
+    return KVCache(3, batch_size, max_seq_len, 2, 4, torch.float16)
+
+
+def test_shapes() -> None:
+    cache = make()
+    assert len(cache.k) == len(cache.v) == 3
+    assert cache.k[0].shape == cache.v[0].shape == (2, 10, 2, 4)
+    assert cache.batch_size == 2
+    assert cache.nbytes == 3 * 2 * (2 * 10 * 2 * 4) * 2
+
+
+def test_steps_follow_each_other() -> None:
+    cache = make()
+    step = cache.advance(3)
+    assert step.positions.tolist() == [[0, 1, 2]] * 2
+    assert step.slots is not None
+    assert step.slots.tolist() == [[0, 1, 2], [10, 11, 12]]
+    assert step.seq_lens.tolist() == [3, 3]
+    assert step.seq_lens.dtype == torch.int32
+    assert step.context == 10
+    step = cache.advance(1)
+    assert step.positions.tolist() == [[3], [3]]
+    assert step.seq_lens.tolist() == [4, 4]
+    assert cache.lengths.tolist() == [4, 4]
+
+
+def test_padding_is_skipped_and_rows_go_on_from_their_own_length() -> None:
+    cache = make()
+    step = cache.advance(3, torch.tensor([3, 1]))
+    assert step.slots is not None
+    assert step.slots.tolist() == [[0, 1, 2], [10, -1, -1]]
+    step = cache.advance(1)
+    assert step.slots is not None
+    assert step.positions.tolist() == [[3], [1]]
+    assert step.slots.tolist() == [[3], [11]]
+    assert step.seq_lens.tolist() == [4, 2]
+
+
+def test_a_full_row_may_rest_while_others_go_on() -> None:
+    cache = make(max_seq_len=4)
+    cache.advance(4, torch.tensor([4, 2]))
+    step = cache.advance(1, torch.tensor([0, 1]))
+    assert step.slots is not None
+    assert step.slots.tolist() == [[-1], [6]]
+    assert step.seq_lens.tolist() == [4, 3]
+    assert cache.lengths.tolist() == [4, 3]
+
+
+def test_no_room() -> None:
+    cache = make()
+    cache.advance(9)
+    with pytest.raises(ValueError, match="holds 10 tokens a sequence, 9 are taken and 2 more"):
+        cache.advance(2)
+    cache.reset()
+    assert cache.advance(10).positions[0].tolist() == list(range(10))
+
+
+def test_uncached_step() -> None:
+    step = uncached_step(torch.zeros(2, 5, dtype=torch.int64))
+    assert step.positions.tolist() == [0, 1, 2, 3, 4]
+    assert step.seq_lens.tolist() == [5, 5]
+    assert (step.slots, step.context) == (None, 5)
