@@ -67,28 +67,47 @@ inline void check_float(const char* op, const char* name, const Tensor& t) {
         dtype_name(t.scalar_type()));
 }
 
+inline void check_same_dtype(const char* op, const char* name, const Tensor& t,
+                             const Tensor& like) {
+  check(t.scalar_type() == like.scalar_type(), op, name, " must be ",
+        dtype_name(like.scalar_type()), ", got ", dtype_name(t.scalar_type()));
+}
+
+inline void check_int(const char* op, const char* name, const Tensor& t) {
+  check(t.scalar_type() == ScalarType::Long || t.scalar_type() == ScalarType::Int, op, name,
+        " must be int64 or int32, got ", dtype_name(t.scalar_type()));
+}
+
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
   check(t.scalar_type() == wanted, op, name, " must be ", dtype_name(wanted), ", got ",
         dtype_name(t.scalar_type()));
 }
 
+inline void check_dim(const char* op, const char* name, const Tensor& t, int64_t least) {
+  if (t.dim() >= least) return;
+  fail(op, name, " must have at least ", least, " dimension(s), got shape ", shape_text(t));
+}
+
 inline void check_shape(const char* op, const char* name, const Tensor& t,
                         std::initializer_list<int64_t> shape) {
   bool same = t.dim() == static_cast<int64_t>(shape.size());
-  std::ostringstream wanted;
   int64_t i = 0;
+  for (int64_t size : shape) same = same && t.size(i++) == size;
+  if (same) return;
+  std::ostringstream wanted;
+  const char* separator = "";
   for (int64_t size : shape) {
-    same = same && t.size(i) == size;
-    wanted << (i++ ? ", " : "") << size;
+    wanted << separator << size;
+    separator = ", ";
   }
-  check(same, op, name, " must have shape [", wanted.str(), "], got ", shape_text(t));
+  fail(op, name, " must have shape [", wanted.str(), "], got ", shape_text(t));
 }
 
 inline void check_same_shape(const char* op, const char* name, const Tensor& t,
                              const Tensor& like) {
   bool same = t.dim() == like.dim();
   for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == like.size(i);
-  check(same, op, name, " must have shape ", shape_text(like), ", got ", shape_text(t));
+  if (!same) fail(op, name, " must have shape ", shape_text(like), ", got ", shape_text(t));
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& other,

@@ -1,0 +1,159 @@
+// In-place updates. Places are checked before anything is written.
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "ops/tensor_utils_cpu.h"
+
+namespace rocmforge {
+namespace {
+
+// Where row `row` of the leading dimensions [first, dim - 1) stands, in elements.
+int64_t row_offset(const Tensor& t, int64_t row, int64_t first) {
+  int64_t offset = 0;
+  for (int64_t i = t.dim() - 2; i >= first; --i) {
+    offset += row % t.size(i) * t.stride(i);
+    row /= t.size(i);
+  }
+  return offset;
+}
+
+template <typename T>
+T* at(T* data, int64_t offset, const Tensor& t) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<Byte*>(data) + offset * static_cast<int64_t>(t.element_size());
+}
+
+int64_t last_stride(const Tensor& t) { return t.stride(t.dim() - 1); }
+
+void accumulate_(Tensor dst, const Tensor& src, const Tensor& offset) {
+  constexpr const char* op = "accumulate_";
+  check_float(op, "dst", dst);
+  check_dim(op, "dst", dst, 1);
+  check_dim(op, "src", src, 1);
+  bool fits = src.dim() == dst.dim();
+  for (int64_t i = 1; fits && i < src.dim(); ++i) fits = src.size(i) == dst.size(i);
+  if (!fits) {
+    fail(op, "src must have dst's shape ", shape_text(dst), " but for the first dimension, got ",
+         shape_text(src));
+  }
+  check_same_dtype(op, "src", src, dst);
+  check_device(op, "src", src, dst, "dst");
+  const int64_t n = src.size(0), limit = dst.size(0) - n;
+  check(limit >= 0, op, "src has ", n, " rows but dst has only ", dst.size(0));
+  check_dtype(op, "offset", offset, ScalarType::Long);
+  if (offset.numel() != 1 || offset.dim() > 1) {
+    fail(op, "offset must have shape [] or [1], got ", shape_text(offset));
+  }
+  check_device(op, "offset", offset, dst, "dst");
+  const int64_t start = *static_cast<const int64_t*>(offset.const_data_ptr());
+  check(0 <= start && start <= limit, op, "offset must be between 0 and ", limit, " for ", n,
+        " rows of src to fit into dst's ", dst.size(0), ", got ", start);
+
+  if (src.numel() == 0) return;
+  const auto kernel = cpu::glue_kernels().accumulate;
+  const cpu::DType dtype = cpu_dtype(dst);
+  void* to = at(dst.mutable_data_ptr(), start * dst.stride(0), dst);
+  const void* from = src.const_data_ptr();
+  if (dst.is_contiguous() && src.is_contiguous()) {
+    parallel(src.numel(), 1, [&](int64_t begin, int64_t end) {
+      kernel(dtype, at(from, begin, src), at(to, begin, dst), end - begin);
+    });
+    return;
+  }
+  const int64_t width = src.size(src.dim() - 1);
+  const bool whole_rows = width == 1 || (last_stride(dst) == 1 && last_stride(src) == 1);
+  const int64_t step = whole_rows ? width : 1;
+  for (int64_t row = 0; row < src.numel() / width; ++row) {
+    const int64_t dst_row = row_offset(dst, row, 0), src_row = row_offset(src, row, 0);
+    for (int64_t i = 0; i < width; i += step) {
+      kernel(dtype, at(from, src_row + i * last_stride(src), src),
+             at(to, dst_row + i * last_stride(dst), dst), step);
+    }
+  }
+}
+
+void check_cache(const char* op, const char* name, const char* new_name, const Tensor& cache,
+                 const Tensor& fresh, const Tensor& k) {
+  if (cache.dim() != 4) fail(op, name, " must be [A, S, Hkv, D], got ", shape_text(cache));
+  check_dim(op, new_name, fresh, 2);
+  const int64_t dims = fresh.dim();
+  bool fits = dims == k.dim() && fresh.size(dims - 2) == cache.size(2) &&
+              fresh.size(dims - 1) == cache.size(3);
+  for (int64_t i = 0; fits && i < dims - 2; ++i) fits = fresh.size(i) == k.size(i);
+  if (!fits) {
+    fail(op, new_name, " must have shape [..., ", cache.size(2), ", ", cache.size(3),
+         "] with the same tokens as k, got ", shape_text(fresh));
+  }
+  check_same_dtype(op, new_name, fresh, k);
+  check_device(op, name, cache, k, "k");
+  check_device(op, new_name, fresh, k, "k");
+}
+
+// Token i of `fresh` goes to slots[i] of `cache`.
+void write(const Tensor& cache, const Tensor& fresh, const std::vector<int64_t>& slots) {
+  const int64_t heads = cache.size(2), width = cache.size(3), positions = cache.size(1);
+  if (heads * width == 0) return;
+  const auto kernel = cpu::glue_kernels().convert;
+  const cpu::DType from = cpu_dtype(fresh), to = cpu_dtype(cache);
+  const bool whole_rows = width == 1 || (last_stride(cache) == 1 && last_stride(fresh) == 1);
+  const int64_t step = whole_rows ? width : 1;
+  const void* in = fresh.const_data_ptr();
+  void* out = cache.mutable_data_ptr();
+  const int64_t tokens = static_cast<int64_t>(slots.size());
+  parallel(tokens, heads * width, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      if (slots[token] < 0) continue;
+      const int64_t place =
+          slots[token] / positions * cache.stride(0) + slots[token] % positions * cache.stride(1);
+      for (int64_t head = 0; head < heads; ++head) {
+        const int64_t source = row_offset(fresh, token * heads + head, 0);
+        const int64_t target = place + head * cache.stride(2);
+        for (int64_t i = 0; i < width; i += step) {
+          kernel(from, at(in, source + i * last_stride(fresh), fresh), to,
+                 at(out, target + i * last_stride(cache), cache), step);
+        }
+      }
+    }
+  });
+}
+
+void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
+                     const Tensor& slots) {
+  constexpr const char* op = "kv_cache_write_";
+  check_float(op, "k_cache", k_cache);
+  check_float(op, "k", k);
+  check_cache(op, "k_cache", "k", k_cache, k, k);
+  check_cache(op, "v_cache", "v", v_cache, v, k);
+  check_same_dtype(op, "v_cache", v_cache, k_cache);
+  check_shape(op, "v_cache", v_cache,
+              {k_cache.size(0), k_cache.size(1), k_cache.size(2), v_cache.size(3)});
+  check_dtype(op, "slots", slots, ScalarType::Long);
+  int64_t tokens = 1;
+  for (int64_t i = 0; i < k.dim() - 2; ++i) tokens *= k.size(i);
+  if (slots.numel() != tokens) {
+    fail(op, "slots must have one entry for each of the ", tokens, " tokens of k, got ",
+         shape_text(slots));
+  }
+  check_device(op, "slots", slots, k, "k");
+
+  const Tensor flat = torch::stable::contiguous(slots);
+  const int64_t* places = static_cast<const int64_t*>(flat.const_data_ptr());
+  const std::vector<int64_t> targets(places, places + tokens);
+  const int64_t room = k_cache.size(0) * k_cache.size(1);
+  for (int64_t slot : targets) {
+    check(slot < room, op, "slots must be less than the ", room, " places of the cache, got ",
+          slot);
+  }
+  write(k_cache, k, targets);
+  write(v_cache, v, targets);
+}
+
+}  // namespace
+}  // namespace rocmforge
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
+  m.impl("accumulate_", TORCH_BOX(&rocmforge::accumulate_));
+  m.impl("kv_cache_write_", TORCH_BOX(&rocmforge::kv_cache_write_));
+}

@@ -1,0 +1,64 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/dispatch.h"
+#include "ops/tensor_utils_cpu.h"
+
+namespace rocmforge {
+namespace {
+
+void check_norm(const char* op, const Tensor& x, const std::optional<Tensor>& weight) {
+  check_float(op, "x", x);
+  check_dim(op, "x", x, 1);
+  if (!weight) return;
+  check_shape(op, "weight", *weight, {x.size(x.dim() - 1)});
+  if (weight->scalar_type() != ScalarType::Float) check_same_dtype(op, "weight", *weight, x);
+  check_device(op, "weight", *weight, x, "x");
+}
+
+void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& weight, double eps,
+         Tensor& out, Tensor* sum) {
+  const int64_t width = x.size(x.dim() - 1);
+  if (x.numel() == 0) return;
+  const RowView in = row_view(x);
+  std::optional<RowView> other;
+  if (residual) other = row_view(*residual);
+  std::optional<Tensor> scale;
+  if (weight) scale = torch::stable::contiguous(*weight);
+  const void* scale_data = scale ? scale->const_data_ptr() : nullptr;
+  const cpu::DType scale_dtype = scale ? cpu_dtype(*scale) : cpu::DType::kFloat32;
+  void* out_data = out.mutable_data_ptr();
+  void* sum_data = sum ? sum->mutable_data_ptr() : nullptr;
+  parallel(in.count, width, [&](int64_t begin, int64_t end) {
+    cpu::glue_kernels().rms_norm(cpu_dtype(x), in.rows, other ? &other->rows : nullptr, scale_dtype,
+                                 scale_data, static_cast<float>(eps), out_data, sum_data, width,
+                                 begin, end);
+  });
+}
+
+Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
+  check_norm("rms_norm", x, weight);
+  Tensor out = torch::stable::new_empty(x, x.sizes());
+  run(x, nullptr, weight, eps, out, nullptr);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
+                                        const std::optional<Tensor>& weight, double eps) {
+  constexpr const char* op = "add_rms_norm";
+  check_norm(op, x, weight);
+  check_same_shape(op, "residual", residual, x);
+  check_same_dtype(op, "residual", residual, x);
+  check_device(op, "residual", residual, x, "x");
+  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor sum = torch::stable::new_empty(x, x.sizes());
+  run(x, &residual, weight, eps, out, &sum);
+  return {out, sum};
+}
+
+}  // namespace
+}  // namespace rocmforge
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&rocmforge::rms_norm));
+  m.impl("add_rms_norm", TORCH_BOX(&rocmforge::add_rms_norm));
+}

@@ -1,0 +1,78 @@
+#include <torch/csrc/stable/library.h>
+
+#include <memory>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "ops/tensor_utils_cpu.h"
+
+namespace rocmforge {
+namespace {
+
+void check_rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq) {
+  constexpr const char* op = "rope";
+  check_float(op, "x", x);
+  check_dim(op, "x", x, 3);
+  check_int(op, "positions", positions);
+  check_device(op, "positions", positions, x, "x");
+  const int64_t dims = x.dim();
+  bool fits = positions.dim() == 1 && positions.size(0) == x.size(dims - 3);
+  if (positions.dim() > 1) {
+    fits = positions.dim() == dims - 2;
+    for (int64_t i = 0; fits && i < dims - 2; ++i) fits = positions.size(i) == x.size(i);
+  }
+  if (!fits) {
+    fail(op, "positions must have shape [T] or all but the last two dimensions of x ",
+         shape_text(x), ", got ", shape_text(positions));
+  }
+  check_dtype(op, "inv_freq", inv_freq, ScalarType::Float);
+  check_device(op, "inv_freq", inv_freq, x, "x");
+  if (inv_freq.dim() != 1 || 2 * inv_freq.size(0) > x.size(dims - 1)) {
+    fail(op, "inv_freq must have shape [R/2] with R <= ", x.size(dims - 1), ", got ",
+         shape_text(inv_freq));
+  }
+}
+
+std::vector<int64_t> as_int64(const Tensor& positions) {
+  const Tensor flat = torch::stable::contiguous(positions);
+  std::vector<int64_t> values(flat.numel());
+  if (flat.scalar_type() == ScalarType::Int) {
+    std::copy_n(static_cast<const int32_t*>(flat.const_data_ptr()), values.size(), values.data());
+  } else {
+    std::copy_n(static_cast<const int64_t*>(flat.const_data_ptr()), values.size(), values.data());
+  }
+  return values;
+}
+
+Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bool interleaved,
+            double scale) {
+  check_rope(x, positions, inv_freq);
+  Tensor out = torch::stable::new_empty(x, x.sizes());
+  if (x.numel() == 0) return out;
+  const RowView in = row_view(x, 2);
+  const Tensor frequencies = torch::stable::contiguous(inv_freq);
+  const std::vector<int64_t> places = as_int64(positions);
+  cpu::RopeArgs args;
+  args.dtype = cpu_dtype(x);
+  args.tokens = in.rows;
+  args.head_stride = in.tensor.stride(x.dim() - 2);
+  args.heads = x.size(x.dim() - 2);
+  args.head_dim = x.size(x.dim() - 1);
+  args.positions = places.data();
+  args.num_positions = static_cast<int64_t>(places.size());
+  args.inv_freq = static_cast<const float*>(frequencies.const_data_ptr());
+  args.pairs = inv_freq.size(0);
+  args.interleaved = interleaved;
+  args.scale = static_cast<float>(scale);
+  args.out = out.mutable_data_ptr();
+  parallel(in.count, 2 * args.heads * args.head_dim, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> scratch(new float[2 * (args.pairs + 8)]);
+    cpu::glue_kernels().rope(args, begin, end, scratch.get());
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace rocmforge
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { m.impl("rope", TORCH_BOX(&rocmforge::rope)); }

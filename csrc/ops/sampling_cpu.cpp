@@ -1,0 +1,67 @@
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/sampling.h"
+#include "ops/tensor_utils_cpu.h"
+
+namespace rocmforge {
+namespace {
+
+void check_parameter(const char* name, const Tensor& t, ScalarType dtype, const Tensor& logits) {
+  check_dtype("sample", name, t, dtype);
+  check_shape("sample", name, t, {logits.size(0)});
+  check_device("sample", name, t, logits, "logits");
+}
+
+template <typename T>
+T item(const Tensor& t, int64_t i) {
+  return static_cast<const T*>(t.const_data_ptr())[i * t.stride(0)];
+}
+
+Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k,
+              const Tensor& top_p, const Tensor& min_p, const Tensor& seed, const Tensor& step) {
+  constexpr const char* op = "sample";
+  if (logits.dim() != 2) fail(op, "logits must be [B, V], got ", shape_text(logits));
+  check(logits.size(1) > 0, op, "logits have no tokens to choose from");
+  check_float(op, "logits", logits);
+  check_parameter("temperature", temperature, ScalarType::Float, logits);
+  check_parameter("top_k", top_k, ScalarType::Long, logits);
+  check_parameter("top_p", top_p, ScalarType::Float, logits);
+  check_parameter("min_p", min_p, ScalarType::Float, logits);
+  check_parameter("seed", seed, ScalarType::Long, logits);
+  check_parameter("step", step, ScalarType::Long, logits);
+
+  const int64_t batch = logits.size(0), vocab = logits.size(1);
+  const Tensor rows = contiguous_rows(logits);
+  const cpu::DType dtype = cpu_dtype(logits);
+  Tensor out = torch::stable::new_empty(logits, {batch}, ScalarType::Long);
+  int64_t* ids = static_cast<int64_t*>(out.mutable_data_ptr());
+  parallel(batch, vocab, [&](int64_t begin, int64_t end) {
+    cpu::Sampler sampler;
+    std::vector<float> converted(dtype == cpu::DType::kFloat32 ? 0 : vocab);
+    for (int64_t row = begin; row < end; ++row) {
+      const char* data = static_cast<const char*>(rows.const_data_ptr()) +
+                         row * rows.stride(0) * static_cast<int64_t>(rows.element_size());
+      const float* values = reinterpret_cast<const float*>(data);
+      if (!converted.empty()) {
+        cpu::glue_kernels().convert(dtype, data, cpu::DType::kFloat32, converted.data(), vocab);
+        values = converted.data();
+      }
+      const cpu::SampleParams params = {item<float>(temperature, row),
+                                        item<int64_t>(top_k, row),
+                                        item<float>(top_p, row),
+                                        item<float>(min_p, row),
+                                        static_cast<uint64_t>(item<int64_t>(seed, row)),
+                                        static_cast<uint64_t>(item<int64_t>(step, row))};
+      ids[row] = sampler.sample(values, vocab, params);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace rocmforge
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { m.impl("sample", TORCH_BOX(&rocmforge::sample)); }
