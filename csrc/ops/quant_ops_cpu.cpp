@@ -2,6 +2,7 @@
 // quant_embedding. The checks are those of ops/schemas.py, in the same words.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -14,6 +15,10 @@ namespace {
 
 using cpu::QuantTypeKernels;
 
+void check_dim(const char* op, const char* name, const Tensor& t) {
+  if (t.dim() < 1) fail(op, name, " must have at least 1 dimension(s), got shape ", shape_text(t));
+}
+
 const QuantTypeKernels& known_type(const char* op, int64_t qtype) {
   const bool fits = qtype >= 0 && qtype < 1 << 16;
   const QuantTypeKernels* type =
@@ -25,8 +30,7 @@ const QuantTypeKernels& known_type(const char* op, int64_t qtype) {
 const QuantTypeKernels& check_qweight(const char* op, const Tensor& qweight, int64_t qtype) {
   const QuantTypeKernels& type = known_type(op, qtype);
   check_dtype(op, "qweight", qweight, ScalarType::Byte);
-  check(qweight.dim() >= 1, op, "qweight must have at least 1 dimension(s), got shape ",
-        shape_text(qweight));
+  check_dim(op, "qweight", qweight);
   const int64_t bytes = qweight.size(qweight.dim() - 1);
   const int64_t stride = qweight.stride(qweight.dim() - 1);
   check(bytes % type.block_bytes == 0, op, "qweight rows must be a multiple of ", type.block_bytes,
@@ -39,8 +43,8 @@ const QuantTypeKernels& check_qweight(const char* op, const Tensor& qweight, int
 const QuantTypeKernels& check_matrix(const char* op, const Tensor& qweight, int64_t qtype) {
   known_type(op, qtype);
   check_dtype(op, "qweight", qweight, ScalarType::Byte);
-  check(qweight.dim() == 2, op, "qweight must have 2 dimensions [rows, row_bytes], got ",
-        shape_text(qweight));
+  if (qweight.dim() != 2)
+    fail(op, "qweight must have 2 dimensions [rows, row_bytes], got ", shape_text(qweight));
   return check_qweight(op, qweight, qtype);
 }
 
@@ -62,11 +66,20 @@ BlockMatrix block_matrix(const Tensor& qweight, const QuantTypeKernels& type, Te
           bytes / type.block_bytes};
 }
 
-std::vector<int64_t> shape_with_last(const Tensor& like, int64_t last, bool append = false) {
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < like.dim() - (append ? 0 : 1); ++i) shape.push_back(like.size(i));
-  shape.push_back(last);
-  return shape;
+// An uninitialised tensor [like.shape[:leading], last]. Several times faster than going through the
+// dispatcher, which a product of a microsecond notices.
+Tensor empty(const Tensor& like, int64_t leading, int64_t last, ScalarType dtype) {
+  std::vector<int64_t> shape(leading + 1, last), strides(leading + 1, 1);
+  for (int64_t i = leading - 1; i >= 0; --i) {
+    shape[i] = like.size(i);
+    strides[i] = strides[i + 1] * std::max<int64_t>(shape[i + 1], 1);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      leading + 1, shape.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
 void check_output_dtype(const char* op, ScalarType dtype) {
@@ -84,7 +97,7 @@ Tensor dequantize(const Tensor& qweight, int64_t qtype, ScalarType dtype) {
   check_output_dtype(op, dtype);
   Tensor holder;
   const BlockMatrix matrix = block_matrix(qweight, type, holder);
-  Tensor out = torch::stable::new_empty(qweight, shape_with_last(qweight, matrix.width()), dtype);
+  Tensor out = empty(qweight, qweight.dim() - 1, matrix.width(), dtype);
   if (out.numel() == 0) return out;
   dequantize_rows(matrix, nullptr, matrix.rows, cpu_dtype(out), out.mutable_data_ptr());
   return out;
@@ -108,7 +121,7 @@ Tensor quant_embedding(const Tensor& ids, const Tensor& qweight, int64_t qtype, 
     check(rows[i] >= 0 && rows[i] < qweight.size(0), op, "ids must be in [0, ", qweight.size(0),
           "), got ", rows[i]);
   }
-  Tensor out = torch::stable::new_empty(qweight, shape_with_last(ids, matrix.width(), true), dtype);
+  Tensor out = empty(ids, ids.dim(), matrix.width(), dtype);
   if (out.numel() == 0) return out;
   dequantize_rows(matrix, rows.data(), ids.numel(), cpu_dtype(out), out.mutable_data_ptr());
   return out;
@@ -119,7 +132,7 @@ Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
   const char* op = "quant_matmul";
   const QuantTypeKernels& type = check_matrix(op, qweight, qtype);
   check_float(op, "x", x);
-  check(x.dim() >= 1, op, "x must have at least 1 dimension(s), got shape ", shape_text(x));
+  check_dim(op, "x", x);
   check_same_device(op, "qweight", qweight);
   check_same_device(op, "x", x);
   const int64_t n = qweight.size(0), k = qweight.size(1) / type.block_bytes * type.block_size;
@@ -137,7 +150,7 @@ Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
     cpu::quant_kernels().to_float(cpu_dtype(*bias), as_contiguous(*bias).const_data_ptr(),
                                   bias_values.data(), n);
   }
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, n));
+  Tensor out = empty(x, x.dim() - 1, n, x.scalar_type());
   if (out.numel() == 0) return out;
   Tensor holder;
   const BlockMatrix matrix = block_matrix(qweight, type, holder);
@@ -152,13 +165,13 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
   const char* op = "quant_matmul_transposed";
   const QuantTypeKernels& type = check_matrix(op, qweight, qtype);
   check_float(op, "g", g);
-  check(g.dim() >= 1, op, "g must have at least 1 dimension(s), got shape ", shape_text(g));
+  check_dim(op, "g", g);
   check_same_device(op, "qweight", qweight);
   check_same_device(op, "g", g);
   check(g.size(g.dim() - 1) == qweight.size(0), op, "g has ", g.size(g.dim() - 1),
         " features but qweight has ", qweight.size(0), " rows");
   const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
-  Tensor out = torch::stable::new_empty(g, shape_with_last(g, k));
+  Tensor out = empty(g, g.dim() - 1, k, g.scalar_type());
   if (out.numel() == 0) return out;
   Tensor holder;
   const BlockMatrix matrix = block_matrix(qweight, type, holder);
