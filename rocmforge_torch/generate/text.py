@@ -198,13 +198,13 @@ def sampling_params(params: SamplingParams | None, options: dict[str, Any]) -> S
 
 
 def encode_prompt(model: CausalLM, prompt: Prompt) -> list[int]:
-    """The tokens of a prompt.
+    """The tokens of a prompt; the text of a control token in it becomes that token.
 
     Raises:
         ValueError: the prompt holds something else than token ids of the vocabulary.
     """
     if isinstance(prompt, str):
-        return list(model.tokenizer.encode(prompt))
+        return list(model.tokenizer.encode(prompt, parse_special=True))
     tokens = prompt.tolist() if isinstance(prompt, Tensor) else list(prompt)
     for token in tokens:
         if not isinstance(token, int) or not 0 <= token < model.vocab_size:

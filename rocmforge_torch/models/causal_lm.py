@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..gguf import GGUFModelFile, load_gguf
+from ..gguf import GGUFError, GGUFModelFile, load_gguf
+from ..gguf.tokenizer import Tokenizer
 from ..nn import KVCache
 from .config import DecoderConfig
 from .decoder import Decoder
@@ -16,7 +17,6 @@ from .weights import Weights
 
 if TYPE_CHECKING:
     from ..generate import SamplingParams, TextStream
-    from ..gguf.tokenizer import Tokenizer
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,10 +42,19 @@ class CausalLM(Decoder):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the file describes, built when first asked for."""
-        from ..gguf.tokenizer import Tokenizer
+        """The tokenizer that the file describes, built when first asked for.
 
-        return Tokenizer.from_metadata(self.file.metadata)
+        Raises:
+            GGUFError: the file describes none, or one with more tokens than the model has.
+        """
+        tokenizer = Tokenizer.from_metadata(self.file.metadata)
+        if len(tokenizer) > self.vocab_size:
+            raise GGUFError(
+                f"has {len(tokenizer)} tokens, but the model only {self.vocab_size}",
+                source=str(self.file.path),
+                subject="key 'tokenizer.ggml.tokens'",
+            )
+        return tokenizer
 
     def new_cache(
         self, batch_size: int = 1, max_seq_len: int | None = None, dtype: torch.dtype | None = None
