@@ -35,7 +35,9 @@ template <typename T, int N>
 using Vec = typename VectorOf<T, N>::type;
 
 using u8x16 = Vec<uint8_t, 16>;
+using u16x8 = Vec<uint16_t, 8>;
 using u8x32 = Vec<uint8_t, 32>;
+using u16x16 = Vec<uint16_t, 16>;
 using i8x32 = Vec<int8_t, 32>;
 using u64x4 = Vec<uint64_t, 4>;
 using i32x8 = Vec<int32_t, 8>;
@@ -61,7 +63,7 @@ RF_INLINE void store(void* p, const V& v) {
 
 template <typename V, typename T>
 RF_INLINE V splat(T value) {
-  return V{} + value;
+  return value - V{};  // and not V{} + value, which would turn -0 into 0
 }
 
 RF_INLINE float bits_to_float(uint32_t bits) {

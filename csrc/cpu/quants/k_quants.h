@@ -5,12 +5,11 @@
 
 namespace rocmforge::cpu::ROCMFORGE_ISA {
 
-// scale[i] = d * number[i] for Count bytes.
-template <int Count, typename Number>
-RF_INLINE void scaled(const Number* number, float d, float* scale) {
+// scale[i] = d * byte i of `numbers`, which are of type Number.
+template <typename Number>
+RF_INLINE void scaled(uint64_t numbers, float d, float* scale) {
   typedef Number Bytes __attribute__((vector_size(8)));
-  for (int i = 0; i < Count; i += 8)
-    store(scale + i, d * __builtin_convertvector(load<Bytes>(number + i), f32x8));
+  store(scale, d * __builtin_convertvector((Bytes)numbers, f32x8));
 }
 
 struct Q2_K : Trait<10, 256, 16, 0, true> {
@@ -21,12 +20,12 @@ struct Q2_K : Trait<10, 256, 16, 0, true> {
   };
   static_assert(sizeof(Block) == 84);
   static RF_INLINE void scales(const Block& b, float* scale, float* min) {
-    const u8x16 packed = load<u8x16>(b.scales);
-    uint8_t number[16];
-    store(number, packed & 15);
-    scaled<16>(number, half_to_float(b.d), scale);
-    store(number, packed >> 4);
-    scaled<16>(number, -half_to_float(b.dmin), min);
+    const float d = half_to_float(b.d), dmin = half_to_float(b.dmin);
+    for (int i = 0; i < 16; i += 8) {
+      const uint64_t packed = load<uint64_t>(b.scales + i);
+      scaled<uint8_t>(packed & 0x0F0F0F0F0F0F0F0F, d, scale + i);
+      scaled<uint8_t>(packed >> 4 & 0x0F0F0F0F0F0F0F0F, -dmin, min + i);
+    }
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<2>(b.qs + i / 4 * 32, 2 * (i % 4));
@@ -49,9 +48,9 @@ struct Q3_K : Trait<11, 256, 16, 4> {
         (low >> 4 & nibble) | (high >> 4 & pair) << 4 | (high >> 6 & pair) << 36};
     // Each is below 64, so that no byte borrows from its neighbour.
     const uint64_t borrow = 0x8080808080808080, offset = 0x2020202020202020;
-    int8_t centred[16];
-    for (int i = 0; i < 2; ++i) store(centred + 8 * i, ((number[i] | borrow) - offset) ^ borrow);
-    scaled<16>(centred, half_to_float(b.d), scale);
+    const float d = half_to_float(b.d);
+    for (int i = 0; i < 2; ++i)
+      scaled<int8_t>(((number[i] | borrow) - offset) ^ borrow, d, scale + 8 * i);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<2>(b.qs + i / 4 * 32, 2 * (i % 4)) | field<1>(b.high, i) << 2;
@@ -63,14 +62,12 @@ struct Q3_K : Trait<11, 256, 16, 4> {
 // nibbles of scales (low) and minima (high) 4-7.
 RF_INLINE void scales_and_mins(const uint8_t* packed, float d, float dmin, float* scale,
                                float* min) {
-  const uint32_t s = load<uint32_t>(packed), m = load<uint32_t>(packed + 4);
-  const uint32_t low = load<uint32_t>(packed + 8);
-  const uint32_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, two = 0x03030303;
-  uint32_t number[2] = {s & six, (low & four) | (s >> 6 & two) << 4};
-  scaled<8>(reinterpret_cast<const uint8_t*>(number), d, scale);
-  number[0] = m & six;
-  number[1] = (low >> 4 & four) | (m >> 6 & two) << 4;
-  scaled<8>(reinterpret_cast<const uint8_t*>(number), -dmin, min);
+  const uint64_t both = load<uint64_t>(packed), rest = load<uint32_t>(packed + 8);
+  const uint64_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, two = 0x03030303;
+  const uint64_t scales = (both & six) | ((rest & four) | (both >> 6 & two) << 4) << 32;
+  const uint64_t mins = (both >> 32 & six) | ((rest >> 4 & four) | (both >> 38 & two) << 4) << 32;
+  scaled<uint8_t>(scales, d, scale);
+  scaled<uint8_t>(mins, -dmin, min);
 }
 
 struct Q4_K : Trait<12, 256, 32, 0, true> {
@@ -113,7 +110,8 @@ struct Q6_K : Trait<14, 256, 16, 32> {
   };
   static_assert(sizeof(Block) == 210);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    scaled<16>(b.scales, half_to_float(b.d), scale);
+    const float d = half_to_float(b.d);
+    for (int i = 0; i < 16; i += 8) scaled<int8_t>(load<uint64_t>(b.scales + i), d, scale + i);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<4>(b.low + i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4) |

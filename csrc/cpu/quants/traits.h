@@ -30,13 +30,13 @@ struct Trait {
 // 32 nibbles: element i in the low half of byte i, element i + 16 in the high half.
 RF_INLINE u8x32 nibbles(const uint8_t* qs) {
   const u8x16 q = load<u8x16>(qs);
-  return concat(q, q >> 4) & 15;
+  return concat(q, (u8x16)((u16x8)q >> 4)) & 15;
 }
 
 // Bits [shift, shift + width) of 32 neighbouring bytes.
 template <int Width>
 RF_INLINE u8x32 field(const uint8_t* bytes, int shift) {
-  return (load<u8x32>(bytes) >> static_cast<uint8_t>(shift)) & uint8_t{(1 << Width) - 1};
+  return (u8x32)(load<u16x16>(bytes) >> static_cast<uint16_t>(shift)) & uint8_t{(1 << Width) - 1};
 }
 
 // Signed bytes as codes with offset 128.
