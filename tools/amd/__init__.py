@@ -1,0 +1,1 @@
+"""Compiling, reading and judging AMD code on a machine that has no AMD GPU (docs/amd.md)."""

@@ -1,0 +1,95 @@
+"""Reads every compiled AMD kernel, compares it with the budget, writes docs/isa.md.
+
+python -m tools.isa_report                     compile, compare; exit 1 on a breach
+python -m tools.isa_report --update            also tighten the budget and write docs/isa.md
+python -m tools.isa_report --arch gfx1100      only these (repeat for more)
+python -m tools.isa_report --library FILE.so   the code objects inside a compiled library
+python -m tools.isa_report --ggml FILE.so      measure ggml's library and keep its numbers
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tools.amd import peer
+from tools.amd.analysis import Measure, measure
+from tools.amd.architectures import ARCHITECTURES
+from tools.amd.budget import BUDGET, Budget
+from tools.amd.code_object import CodeObject
+from tools.amd.fat_binary import code_objects
+from tools.amd.report import render
+from tools.amd.toolchain import ROOT, CodeObjectFile, Toolchain, ToolchainError, kernel_sources
+
+DOC = ROOT / "docs" / "isa.md"
+
+
+def measure_all(images: Sequence[bytes], budget: Budget) -> Iterator[Measure]:
+    """Measures of every kernel in the code objects."""
+    for image in images:
+        code = CodeObject(image)
+        weights = {}
+        for kernel in code.kernels.values():
+            numbers = budget.weights(kernel.name)
+            if numbers is not None:
+                weights[kernel.symbol] = numbers
+        yield from measure(code, weights)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Judges compiled AMD kernels by the budget.")
+    parser.add_argument("--arch", action="append", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--budget", type=Path, default=BUDGET)
+    parser.add_argument("--library", type=Path, help="a compiled library instead of csrc/hip")
+    parser.add_argument(
+        "--source", type=Path, action="append", help="this file instead of csrc/hip"
+    )
+    parser.add_argument("--update", action="store_true")
+    parser.add_argument("--ggml", type=Path, metavar="LIBRARY")
+    parser.add_argument("--ggml-version", default="0.27.0-1", metavar="VERSION")
+    options = parser.parse_args(arguments)
+    try:
+        return report(options)
+    except (ToolchainError, ValueError, OSError) as error:
+        print(f"isa_report: {error}", file=sys.stderr)
+        return 2
+
+
+def report(options: argparse.Namespace) -> int:
+    """Does what the command line asks for; returns the exit status."""
+    if options.ggml:
+        peer.record(peer.measure_ggml(options.ggml), options.ggml_version)
+    toolchain = Toolchain.find()
+    budget = Budget.read(options.budget)
+    archs = options.arch or list(ARCHITECTURES)
+    files: list[CodeObjectFile] = []
+    if options.library:
+        images = [image for arch, image in code_objects(options.library) if arch in archs]
+    else:
+        files = toolchain.compile_all(options.source or kernel_sources(), archs)
+        images = [file.path.read_bytes() for file in files]
+    measures = list(measure_all(images, budget))
+    if options.update:
+        budget.update(measures, toolchain.release)
+        options.budget.write_text(budget.text(), encoding="utf-8")
+        DOC.write_text(render(measures, budget, toolchain.version), encoding="utf-8")
+    elif not budget.judges_measures(toolchain.version):
+        print(
+            f"The measured limits are of LLVM {budget.data['compiler']} and this is "
+            f"{toolchain.version}: only scratch, spills and required instructions are judged."
+        )
+    breaches = budget.breaches(measures, toolchain.version)
+    for breach in breaches:
+        print(breach)
+    for arch in archs if files else ():
+        seconds = sum(file.seconds for file in files if file.arch == arch)
+        print(f"{arch}: {seconds:.1f} s to compile")
+    kernels = len({m.kernel.name for m in measures})
+    print(f"{kernels} kernels on {', '.join(archs)}: {len(breaches)} outside the budget")
+    return 1 if breaches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
