@@ -180,7 +180,8 @@ def build_cpu(torch: Torch, out: Path, build_dir: Path) -> None:
         for name, flags in INSTRUCTION_SETS.items():
             isa = [f"-DROCMFORGE_ISA={name}", *flags]
             ninja.compile(source, [*launcher(), cxx, *common, "-Icsrc", *isa], tag=name)
-    ninja.link(out, [cxx, "-shared", *link_flags])
+    # A symbol that nothing defines must fail here, not when the library is loaded.
+    ninja.link(out, [cxx, "-shared", "-Wl,-z,defs", *link_flags])
     ninja.run()
 
 

@@ -26,18 +26,19 @@ def worker_ours(model_path: str, prompt: int, generate: int, threads: int) -> di
     import torch
 
     import rocmforge_torch
-    from rocmforge_torch.generate import SamplingParams, generate_ids
+    from rocmforge_torch.generate import SamplingParams, generate_tokens
 
     torch.set_num_threads(threads)
     model = rocmforge_torch.load_model(model_path)
     ids = [(7919 * i) % 30000 + 100 for i in range(prompt)]
     params = SamplingParams(temperature=0.0, max_tokens=generate + 1, ignore_eos=True)
-    list(generate_ids(model, ids[:8], params))  # warm-up, as llama-bench has one
+    for _ in generate_tokens(model, [ids[:8]], params):  # warm-up, as llama-bench has one
+        pass
     start = time.perf_counter()
-    stream = generate_ids(model, ids, params)
-    next(stream)
+    steps = generate_tokens(model, [ids], params)
+    next(steps)
     prompted = time.perf_counter()
-    count = sum(1 for _ in stream)
+    count = sum(1 for _ in steps)
     done = time.perf_counter()
     return {"prompt": prompt / (prompted - start), "generate": count / (done - prompted)}
 
