@@ -22,8 +22,8 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 .PHONY: demo test lint abi clean
 
 demo: $(STAMPS)/demo
-	@$(PY) -m rocmforge_torch.cli.demo_model
-	@$(PY) -m rocmforge_torch.cli generate --demo -n 96 -p "$(PROMPT)"
+	@model=$$($(PY) -m rocmforge_torch.cli.demo_model) && \
+	$(PY) -m rocmforge_torch generate -m "$$model" -n 96 -p "$(PROMPT)"
 
 test: lint
 	$(PY) -m pytest
