@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import tracemalloc
 from pathlib import Path
 
 import pytest
+import torch
 from bad_files import BAD_FILES, Bad
 
 from rocmforge_torch.gguf import GGUFError, load_gguf
@@ -129,16 +131,16 @@ def test_memory_of_an_array_stays_below_its_file(tmp_path: Path, element: str) -
     assert peak < path.stat().st_size + (8 << 20)
 
 
-def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(GGUFError, match="is no regular file"):
-        load_gguf(tmp_path)
+def test_a_directory_a_pipe_and_a_missing_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path, tmp_path / "pipe.gguf", Path("/dev/zero")):
+        with pytest.raises(GGUFError, match="is no regular file"):
+            load_gguf(path)
     with pytest.raises(FileNotFoundError):
         load_gguf(tmp_path / "none.gguf")
 
 
 def test_dtype_must_be_floating_point(tmp_path: Path) -> None:
-    import torch
-
     path = write(tmp_path / "good.gguf", File())
     with pytest.raises(ValueError, match=r"floating-point dtype, got torch\.int32"):
         load_gguf(path, dtype=torch.int32)

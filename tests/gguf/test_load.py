@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pickle
 import sys
 import time
@@ -17,6 +18,7 @@ from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFWriter
 
 import rocmforge_torch
 from rocmforge_torch import GGUFTensor, load_gguf
+from rocmforge_torch.gguf.cursor import UTF8_CHUNK
 from rocmforge_torch.gguf.model_file import COUNTERS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tools.gguf_bytes import File, Tensor
@@ -337,6 +339,29 @@ def test_vocab_size(tmp_path: Path, keys: list[Any], expected: int) -> None:
     keys = [("general.architecture", ("str", "llama")), *keys]
     path.write_bytes(File(keys, [Tensor("token_embd.weight", [4, 3])], bytes(48)).pack())
     assert load_gguf(path).vocab_size == expected
+
+
+def test_a_float_that_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "nan.gguf"
+    path.write_bytes(File([("nan", ("f32", float("nan"))), ("inf", ("f64", -math.inf))]).pack())
+    metadata = load_gguf(path).metadata
+    assert math.isnan(metadata["nan"])
+    assert metadata["inf"] == -math.inf
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_long_strings_are_checked_across_pieces(tmp_path: Path, at: int) -> None:
+    """Characters of three bytes lie across every boundary of the pieces that are checked."""
+    path, text = tmp_path / "long.gguf", ("x" * at + "漢" * (UTF8_CHUNK // 2)).encode()
+    path.write_bytes(File([("x", ("arr", "str", ["a", text, "b"]))]).pack())
+    strings = load_gguf(path).metadata["x"]
+    assert strings.tolist() == ["a", text.decode(), "b"]
+    bad = text[:-1] + b"\xff"
+    data = File([("x", ("arr", "str", ["a", bad, "b"]))]).pack()
+    path.write_bytes(data)
+    with pytest.raises(rocmforge_torch.GGUFError, match=r"key 'x' .* not UTF-8") as caught:
+        load_gguf(path)
+    assert caught.value.offset == data.index(b"\xff") - 2  # where the broken character begins
 
 
 def test_repr_is_one_line(small: Path) -> None:
