@@ -12,7 +12,7 @@ Tensor gated(const char* op, cpu::Activation activation, const Tensor& gate, con
   check_same_shape(op, "up", up, gate);
   check_same_dtype(op, "up", up, gate);
   check_device(op, "up", up, gate, "gate");
-  Tensor out = torch::stable::new_empty(gate, gate.sizes());
+  Tensor out = empty(gate.sizes(), gate.scalar_type());
   if (gate.numel() == 0) return out;
   const int64_t width = gate.size(gate.dim() - 1);
   const RowView gates = row_view(gate), ups = row_view(up);

@@ -135,12 +135,12 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
   check_per_head("alibi_slopes", alibi_slopes, q);
 
   const Tensor queries = contiguous_rows(q), keys = contiguous_rows(k_cache);
-  const Tensor values = contiguous_rows(v_cache), lengths = torch::stable::contiguous(seq_lens);
+  const Tensor values = contiguous_rows(v_cache), lengths = as_contiguous(seq_lens);
   std::optional<Tensor> table, sink, slopes;
   if (block_table) table = contiguous_rows(*block_table);
-  if (sinks) sink = torch::stable::contiguous(*sinks);
-  if (alibi_slopes) slopes = torch::stable::contiguous(*alibi_slopes);
-  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), v_cache.size(3)});
+  if (sinks) sink = as_contiguous(*sinks);
+  if (alibi_slopes) slopes = as_contiguous(*alibi_slopes);
+  Tensor out = empty({q.size(0), q.size(1), q.size(2), v_cache.size(3)}, q.scalar_type());
 
   cpu::AttentionArgs args = {};
   args.q_dtype = cpu_dtype(q);

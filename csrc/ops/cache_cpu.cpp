@@ -138,7 +138,7 @@ void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tens
   }
   check_device(op, "slots", slots, k, "k");
 
-  const Tensor flat = torch::stable::contiguous(slots);
+  const Tensor flat = as_contiguous(slots);
   const int64_t* places = static_cast<const int64_t*>(flat.const_data_ptr());
   const std::vector<int64_t> targets(places, places + tokens);
   const int64_t room = k_cache.size(0) * k_cache.size(1);

@@ -23,7 +23,7 @@ void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& w
   std::optional<RowView> other;
   if (residual) other = row_view(*residual);
   std::optional<Tensor> scale;
-  if (weight) scale = torch::stable::contiguous(*weight);
+  if (weight) scale = as_contiguous(*weight);
   const void* scale_data = scale ? scale->const_data_ptr() : nullptr;
   const cpu::DType scale_dtype = scale ? cpu_dtype(*scale) : cpu::DType::kFloat32;
   void* out_data = out.mutable_data_ptr();
@@ -37,7 +37,7 @@ void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& w
 
 Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
   check_norm("rms_norm", x, weight);
-  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor out = empty(x.sizes(), x.scalar_type());
   run(x, nullptr, weight, eps, out, nullptr);
   return out;
 }
@@ -49,8 +49,8 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
   check_same_shape(op, "residual", residual, x);
   check_same_dtype(op, "residual", residual, x);
   check_device(op, "residual", residual, x, "x");
-  Tensor out = torch::stable::new_empty(x, x.sizes());
-  Tensor sum = torch::stable::new_empty(x, x.sizes());
+  Tensor out = empty(x.sizes(), x.scalar_type());
+  Tensor sum = empty(x.sizes(), x.scalar_type());
   run(x, &residual, weight, eps, out, &sum);
   return {out, sum};
 }

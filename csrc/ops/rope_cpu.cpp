@@ -34,7 +34,7 @@ void check_rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq
 }
 
 std::vector<int64_t> as_int64(const Tensor& positions) {
-  const Tensor flat = torch::stable::contiguous(positions);
+  const Tensor flat = as_contiguous(positions);
   std::vector<int64_t> values(flat.numel());
   if (flat.scalar_type() == ScalarType::Int) {
     std::copy_n(static_cast<const int32_t*>(flat.const_data_ptr()), values.size(), values.data());
@@ -47,10 +47,10 @@ std::vector<int64_t> as_int64(const Tensor& positions) {
 Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bool interleaved,
             double scale) {
   check_rope(x, positions, inv_freq);
-  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor out = empty(x.sizes(), x.scalar_type());
   if (x.numel() == 0) return out;
   const RowView in = row_view(x, 2);
-  const Tensor frequencies = torch::stable::contiguous(inv_freq);
+  const Tensor frequencies = as_contiguous(inv_freq);
   const std::vector<int64_t> places = as_int64(positions);
   cpu::RopeArgs args;
   args.dtype = cpu_dtype(x);

@@ -36,7 +36,7 @@ Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top
   const int64_t batch = logits.size(0), vocab = logits.size(1);
   const Tensor rows = contiguous_rows(logits);
   const cpu::DType dtype = cpu_dtype(logits);
-  Tensor out = torch::stable::new_empty(logits, {batch}, ScalarType::Long);
+  Tensor out = empty({batch}, ScalarType::Long);
   int64_t* ids = static_cast<int64_t*>(out.mutable_data_ptr());
   parallel(batch, vocab, [&](int64_t begin, int64_t end) {
     cpu::Sampler sampler;

@@ -20,6 +20,29 @@ inline cpu::DType cpu_dtype(const Tensor& t) {
   }
 }
 
+// As torch::stable::contiguous, without the way through the dispatcher where nothing is to do.
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+// An uninitialized contiguous CPU tensor; unlike new_empty it does not go through the dispatcher.
+inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
+  constexpr size_t kMaxDims = 64;
+  int64_t strides[kMaxDims];
+  STD_TORCH_CHECK(sizes.size() <= kMaxDims, "tensors have at most 64 dimensions");
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(sizes[i], 1);
+  }
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, type,
+                               aoti_torch_device_type_cpu(), -1, &handle));
+  return Tensor(handle);
+}
+
 // The rows of a tensor whose leading dimensions need at most two levels of stride and whose last
 // dimension is contiguous; of a contiguous copy otherwise. Holds the tensor that it points into.
 struct RowView {

@@ -21,7 +21,7 @@ RF_INLINE f64x8 exp_negative(f64x8 x) {
   // log(2) in two parts; the first has few bits, so that its product with n is exact.
   const f64x8 r = (clamped - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
   f64x8 e = splat<f64x8>(1.0);
-  for (int i = 13; i >= 1; --i) e = 1.0 + e * r / static_cast<double>(i);
+  for (int i = 13; i >= 1; --i) e = 1.0 + e * (r * (1.0 / i));
   const f64x8 power = (f64x8)(((i64x8)shifted + 1023) << 52);
   return x > -708.0 ? e * power : splat<f64x8>(0.0);
 }
@@ -61,6 +61,20 @@ RF_INLINE f64x8 gumbel(u64x8 random) {
 }
 
 constexpr double kLargestGumbel = 22.9;  // -log(-log(1 - 2^-33)), rounded up
+
+// Whether gumbel(random) can exceed `needed`, without its logarithms: never false if it does.
+// g > needed means 1 - u <= -log(u) < e^-needed <= 2^-n for every whole n <= needed.
+RF_INLINE i64x8 can_reach(u64x8 random, f64x8 needed) {
+  const f64x8 in_range = needed > 0.0 ? needed : splat<f64x8>(0.0);
+  const i64x8 n = __builtin_convertvector(in_range < 31.0 ? in_range : splat<f64x8>(31.0), i64x8);
+  return (i64x8)(0xFFFFFFFF - random) <= (splat<i64x8>(int64_t{1} << 32) >> n);
+}
+
+RF_INLINE bool any(i64x8 lanes) {
+  int64_t found = 0;
+  for (int i = 0; i < 8; ++i) found |= lanes[i];
+  return found != 0;
+}
 
 }  // namespace
 
@@ -107,11 +121,12 @@ int64_t gumbel_argmax(const float* values, const int64_t* ids, int64_t count, do
       for (int64_t j = 0; j < n; ++j) score[j] = values[i + j];
     }
     score /= temperature;
-    bool can_win = false;
-    for (int j = 0; j < 8; ++j) can_win |= score[j] + kLargestGumbel > best;
-    if (!can_win) continue;
+    const f64x8 needed = best - score;
+    if (!any(needed < kLargestGumbel)) continue;
     for (int64_t j = 0; j < n; ++j) id[j] = ids ? ids[i + j] : i + j;
-    score += gumbel(philox(id, step, seed));
+    const u64x8 random = philox(id, step, seed);
+    if (!any(can_reach(random, needed))) continue;
+    score += gumbel(random);
     for (int j = 0; j < 8; ++j) {
       if (score[j] > best) {
         best = score[j];
