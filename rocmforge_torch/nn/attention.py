@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import ops  # noqa: F401  (registers the operators)
 from .kv_cache import Step
 from .linear import QuantLinear
 from .norm import Norm
 from .rope import RotaryEmbedding
+
+attention = torch.ops.rocmforge.attention.default
+kv_cache_write_ = torch.ops.rocmforge.kv_cache_write_.default
 
 
 class Attention(nn.Module):
@@ -50,12 +54,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, step: Step, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         """x [B, T, C] -> [B, T, C]; cache: k and v [B, S, Hkv, D], written to."""
         q, k, v = self._project(x)
-        q = self.rope(q, step.positions, step.context)
-        k = self.rope(k, step.positions, step.context)
+        rope, positions, context = self.rope, step.positions, step.context
+        q, k = rope(q, positions, context), rope(k, positions, context)
         if cache is not None:
-            torch.ops.rocmforge.kv_cache_write_.default(*cache, k, v, step.slots)
+            kv_cache_write_(*cache, k, v, step.slots)
             k, v = cache
-        attended = torch.ops.rocmforge.attention.default(
+        attended = attention(
             q, k, v, step.seq_lens, None, self.scale, True, self.window, self.softcap
         )
         return self.out(attended.flatten(-2))
@@ -65,12 +69,13 @@ class Attention(nn.Module):
         parts = [projection(x) for projection in self.qkv]
         q, k, v = parts if len(parts) == 3 else parts[0].split(self.sizes, -1)
         heads = (*x.shape[:-1], -1, self.head_dim)
-        if self.q_norm is None or self.k_norm is None:
+        q_norm, k_norm = self.q_norm, self.k_norm
+        if q_norm is None or k_norm is None:
             q, k = q.view(heads), k.view(heads)
         elif self.norm_heads:
-            q, k = self.q_norm(q.view(heads)), self.k_norm(k.view(heads))
+            q, k = q_norm(q.view(heads)), k_norm(k.view(heads))
         else:
-            q, k = self.q_norm(q).view(heads), self.k_norm(k).view(heads)
+            q, k = q_norm(q).view(heads), k_norm(k).view(heads)
         return q, k, v.view(heads)
 
     def extra_repr(self) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import ops  # noqa: F401  (registers the operators)
 from ..quant_types import quant_type, row_elements
 from ..tensor import GGUFTensor
 from .blocks import as_blocks
+
+quant_embedding = torch.ops.rocmforge.quant_embedding.default
+quant_matmul = torch.ops.rocmforge.quant_matmul.default
 
 
 class QuantEmbedding(nn.Module):
@@ -45,13 +49,11 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids int [...] -> [..., embedding_dim]."""
-        return torch.ops.rocmforge.quant_embedding.default(
-            ids, self.qweight, self.qtype, self.dtype
-        )
+        return quant_embedding(ids, self.qweight, self.qtype, self.dtype)
 
     def attend(self, x: Tensor) -> Tensor:
         """x [..., embedding_dim] times the table transposed: the output layer of a tied model."""
-        return torch.ops.rocmforge.quant_matmul.default(x, self.qweight, self.qtype)
+        return quant_matmul(x, self.qweight, self.qtype)
 
     def extra_repr(self) -> str:
         return (

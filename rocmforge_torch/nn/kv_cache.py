@@ -15,8 +15,8 @@ class Step:
     Attributes:
         positions: int64 [B, T] (or [T] without a cache).
         seq_lens: int32 [B], keys of each sequence, the T new ones included.
-        slots: int64 [B, T], where keys and values go in the cache, negative for padding; None
-            without a cache.
+        slots: int64 [B, T], where keys and values go in the cache, negative for padding that has no
+            room; None without a cache.
         context: the most tokens a sequence can get in this cache or call.
     """
 
@@ -94,11 +94,18 @@ class KVCache:
         if counts is None:
             self.lengths += tokens
         else:
-            slots = torch.where(offsets < counts[:, None], slots, -1)
+            # Padding is stored too, where the next real tokens will overwrite it: attention counts
+            # it among the keys, and what stands there must be numbers even where it is masked.
+            slots = torch.where(positions < self.max_seq_len, slots, -1)
             seq_lens = seq_lens.clamp(max=self.max_seq_len)
             self.lengths += counts
         self.longest = min(self.longest + tokens, self.max_seq_len)
         return Step(positions, seq_lens.to(torch.int32), slots, self.max_seq_len)
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` tokens of every sequence."""
+        self.lengths.clamp_(max=length)
+        self.longest = min(self.longest, length)
 
     def reset(self) -> None:
         """Forget all tokens; the memory stays."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import ops  # noqa: F401  (registers the operators)
 from ..quant_types import quant_type, row_elements
 from ..tensor import GGUFTensor
 from .blocks import as_blocks
+
+quant_matmul = torch.ops.rocmforge.quant_matmul.default
 
 
 class QuantLinear(nn.Module):
@@ -48,7 +51,8 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., out_features], in x's dtype."""
-        return torch.ops.rocmforge.quant_matmul.default(x, self.qweight, self.qtype, self.bias)
+        buffers = self._buffers  # faster than the attributes, and this is the hot path
+        return quant_matmul(x, buffers["qweight"], self.qtype, buffers["bias"])
 
     def extra_repr(self) -> str:
         return (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .. import ops  # noqa: F401  (registers the operators)
 from .linear import QuantLinear
 
 
@@ -16,6 +17,10 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": functional.silu, "gelu": _gelu}
+GATED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": torch.ops.rocmforge.silu_mul.default,
+    "gelu": torch.ops.rocmforge.gelu_mul.default,
+}
 
 
 class GatedMLP(nn.Module):
@@ -25,17 +30,13 @@ class GatedMLP(nn.Module):
         super().__init__()
         self.gate_up = nn.ModuleList(gate_up)
         self.down = down
-        self.activation = activation
+        self.act_mul = GATED[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C] -> [..., C]."""
         parts = [projection(x) for projection in self.gate_up]
         gate, up = parts if len(parts) == 2 else parts[0].chunk(2, -1)
-        if self.activation == "silu":
-            hidden = torch.ops.rocmforge.silu_mul.default(gate, up)
-        else:
-            hidden = torch.ops.rocmforge.gelu_mul.default(gate, up)
-        return self.down(hidden)
+        return self.down(self.act_mul(gate, up))
 
 
 class MLP(nn.Module):

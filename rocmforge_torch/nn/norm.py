@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .. import ops  # noqa: F401  (registers the operators)
+
+rms_norm = torch.ops.rocmforge.rms_norm.default
+add_rms_norm = torch.ops.rocmforge.add_rms_norm.default
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
@@ -21,11 +26,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C] -> [..., C]."""
-        return torch.ops.rocmforge.rms_norm.default(x, self.weight, self.eps)
+        # The dictionary is twice as fast as the attribute, and this is the hot path.
+        return rms_norm(x, self._parameters["weight"], self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(norm(x + residual), x + residual), both [..., C]."""
-        return torch.ops.rocmforge.add_rms_norm.default(x, residual, self.weight, self.eps)
+        return add_rms_norm(x, residual, self._parameters["weight"], self.eps)
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)}, eps={self.eps}"

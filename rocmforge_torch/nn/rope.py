@@ -19,6 +19,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from .. import ops  # noqa: F401  (registers the operators)
+
+rope = torch.ops.rocmforge.rope.default
+
 Scaling = Literal["none", "linear", "ntk", "yarn", "longrope"]
 SCALINGS = get_args(Scaling)
 
@@ -120,6 +124,8 @@ class RotaryEmbedding(nn.Module):
         """factors, long_factors [dim / 2]: divisors of the frequencies (llama3, longrope)."""
         super().__init__()
         self.config = config
+        self.interleaved = config.interleaved
+        self.original_context = config.original_context
         self.scale = attention_scale(config)
         inv_freq = inverse_frequencies(config, factors).to(device)
         long = None
@@ -130,12 +136,9 @@ class RotaryEmbedding(nn.Module):
 
     def frequencies(self, context: int) -> Tensor:
         """The frequencies for a context of so many tokens, float32 [dim / 2]."""
-        if self.inv_freq_long is not None and context > self.config.original_context:
-            return self.inv_freq_long
-        return self.inv_freq
+        long = self.inv_freq_long
+        return self.inv_freq if long is None or context <= self.original_context else long
 
     def forward(self, x: Tensor, positions: Tensor, context: int) -> Tensor:
         """x [B, T, H, D], positions int [T] or [B, T], context the most tokens there can be."""
-        return torch.ops.rocmforge.rope.default(
-            x, positions, self.frequencies(context), self.config.interleaved, self.scale
-        )
+        return rope(x, positions, self.frequencies(context), self.interleaved, self.scale)

@@ -43,6 +43,8 @@ def test_prefill_in_chunks(model: CausalLM, chunk: int) -> None:
     with torch.inference_mode():
         want = prefill(model, PROMPTS, model.new_cache(3, 16, torch.float32))
         cache = model.new_cache(3, 16, torch.float32)
+        for tensor in (*cache.k, *cache.v):
+            tensor.fill_(float("nan"))
         got = prefill(model, PROMPTS, cache, chunk)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert cache.lengths.tolist() == [11, 1, 5]

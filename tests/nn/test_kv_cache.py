@@ -35,11 +35,11 @@ def test_steps_follow_each_other() -> None:
     assert cache.lengths.tolist() == [4, 4]
 
 
-def test_padding_is_skipped_and_rows_go_on_from_their_own_length() -> None:
+def test_padding_is_overwritten_and_rows_go_on_from_their_own_length() -> None:
     cache = make()
     step = cache.advance(3, torch.tensor([3, 1]))
     assert step.slots is not None
-    assert step.slots.tolist() == [[0, 1, 2], [10, -1, -1]]
+    assert step.slots.tolist() == [[0, 1, 2], [10, 11, 12]]
     step = cache.advance(1)
     assert step.slots is not None
     assert step.positions.tolist() == [[3], [1]]
@@ -52,7 +52,7 @@ def test_a_full_row_may_rest_while_others_go_on() -> None:
     cache.advance(4, torch.tensor([4, 2]))
     step = cache.advance(1, torch.tensor([0, 1]))
     assert step.slots is not None
-    assert step.slots.tolist() == [[-1], [6]]
+    assert step.slots.tolist() == [[-1], [6]], "the next slot is the other row's"
     assert step.seq_lens.tolist() == [4, 3]
     assert cache.lengths.tolist() == [4, 3]
 
@@ -62,6 +62,9 @@ def test_no_room() -> None:
     cache.advance(9)
     with pytest.raises(ValueError, match="holds 10 tokens a sequence, 9 are taken and 2 more"):
         cache.advance(2)
+    cache.truncate(4)
+    assert (cache.longest, cache.lengths.tolist()) == (4, [4, 4])
+    assert cache.advance(1).positions.tolist() == [[4], [4]]
     cache.reset()
     assert cache.advance(10).positions[0].tolist() == list(range(10))
 
