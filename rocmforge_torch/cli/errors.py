@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import typer
 
@@ -12,7 +13,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 # Wrong flags or arguments. Some releases of typer carry a click of their own, so that this class
 # is to be found through typer only.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 class CommandError(Exception):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 120  # of a table that goes to a file or a program
+KEPT_CONTROLS = "\n\t"
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -29,6 +30,14 @@ def console(stderr: bool = False) -> Console:
 def note(message: str) -> None:
     """One line for the person at the terminal; never on stdout."""
     console(stderr=True).print(message, style="dim", soft_wrap=True)
+
+
+def write(piece: str) -> None:
+    """A piece of text to stdout, at once; on a terminal without control characters."""
+    if sys.stdout.isatty():
+        piece = "".join(c for c in piece if c.isprintable() or c in KEPT_CONTROLS)
+    sys.stdout.write(piece)
+    sys.stdout.flush()
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

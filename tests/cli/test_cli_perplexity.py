@@ -1,0 +1,75 @@
+"""`rocmforge perplexity`: the values of the library, window by window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import Run
+
+from rocmforge_torch import config, load_model
+from rocmforge_torch.generate import perplexity
+
+TEXT = "It was the best of times, it was the worst of times. " * 8
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def test_running_values(run: Run, tiny_model: Path, text: Path) -> None:
+    expected = list(perplexity(load_model(tiny_model), TEXT, ctx_size=32, chunks=8))
+    flags = ("-f", text, "--ctx", "32", "--chunks", "8")
+    report = run("perplexity", tiny_model, *flags, "--json").json
+    assert report["windows"] == [window.value for window in expected]
+    assert report["perplexity"] == expected[-1].value
+    assert report["error"] == expected[-1].error
+    assert report["positions"] == 8 * 15
+    assert report["exact"] is False
+
+    out = run("perplexity", "-m", tiny_model, *flags).out
+    first, second, last = out.splitlines()
+    assert first.startswith(f"[1/8] {expected[0].value:.4f}  [2/8] {expected[1].value:.4f}")
+    assert second.endswith(f"[8/8] {expected[7].value:.4f}")
+    assert last.startswith(f"Perplexity {expected[7].value:.4f} ± {expected[7].error:.4f} over 120")
+
+
+def test_all_of_the_text_by_default(run: Run, tiny_model: Path, text: Path) -> None:
+    report = run("perplexity", tiny_model, "-f", text, "-c", "64", "--json").json
+    assert len(report["windows"]) == len(load_model(tiny_model).tokenizer.encode(TEXT)) // 64
+
+
+def test_exact(run: Run, tiny_model: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "_exact", False)
+    flags = ("-f", text, "--ctx", "32", "--chunks", "1", "--exact", "--json")
+    try:
+        assert run("perplexity", tiny_model, *flags).json["exact"] is True
+    finally:
+        config.exact = False
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "complaint"),
+    [
+        (("--ctx", "2048"), 1, "fills no window of 2048"),
+        (("--ctx", "2"), 2, "--ctx"),
+        (("--chunks", "0"), 2, "--chunks"),
+        (("-f", "/no/such/file"), 1, "/no/such/file: No such file or directory"),
+    ],
+)
+def test_refusals(
+    run: Run, tiny_model: Path, text: Path, flags: tuple[str, ...], code: int, complaint: str
+) -> None:
+    result = run("perplexity", tiny_model, "-f", text, *flags)
+    assert result.code == code
+    assert complaint in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_file_is_needed(run: Run, tiny_model: Path) -> None:
+    result = run("perplexity", tiny_model)
+    assert result.code == 2
+    assert "--file" in result.err
