@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from rocmforge_torch.gguf import GGUFError, GGUFModelFile
-from rocmforge_torch.gguf.model_file import open_buffer
+from rocmforge_torch.gguf.shard import open_buffer
 from rocmforge_torch.quant_types import QUANT_TYPES
 from tools.gguf_bytes import CODES, File, Tensor, Value
 
@@ -230,7 +230,7 @@ def check_error(error: GGUFError, data: bytearray) -> None:
 
 
 def run_batch(job: tuple[int, int, int]) -> tuple[Counter[str], float, str | None]:
-    """Probe a range of inputs: the outcomes, the longest processor time, and the first bug's report."""
+    """Probe a range of inputs: the outcomes, the most processor time, the first bug's report."""
     seed, start, stop = job
     outcomes: Counter[str] = Counter()
     slowest = 0.0

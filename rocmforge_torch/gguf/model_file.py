@@ -2,105 +2,20 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import stat
-import sys
-import weakref
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from ..tensor import GGUFTensor
-from .byte_order import swap_bytes
-from .checks import ARCHITECTURE, TOKENS, check_metadata, vocab_size_key
-from .cursor import Buffer
-from .errors import GGUFError, quote
-from .reader import Header, TensorInfo, read_header
+from .checks import ARCHITECTURE, TOKENS, vocab_size_key
+from .shard import Shard, open_shard
 from .splits import merge_metadata, shard_paths
+from .tensor_map import TensorMap
 
-# How often this process opened a GGUF file ("opens") and parsed a header ("header_parses").
-COUNTERS: Counter[str] = Counter()
-
-PLAIN_DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F64": torch.float64,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
 EMBEDDING = "token_embd.weight"
-NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
-
-# A private mapping may be written to, so without this flag Linux would count it as memory and
-# refuse a file larger than RAM. Python names it since 3.13; the number is the one of x86 and ARM.
-_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file: its parsed header and its bytes."""
-
-    header: Header
-    buffer: Buffer
-
-
-class TensorMap(Mapping[str, torch.Tensor]):
-    """The tensors of a model by name; each is made when it is asked for.
-
-    As long as somebody holds a tensor, asking again gives the same one.
-    """
-
-    def __init__(
-        self, shards: Sequence[Shard], device: torch.device, dtype: torch.dtype | None
-    ) -> None:
-        self._entries = {
-            info.name: (shard, info) for shard in shards for info in shard.header.tensors.values()
-        }
-        self._device = device
-        self._dtype = dtype
-        self._alive: weakref.WeakValueDictionary[str, torch.Tensor] = weakref.WeakValueDictionary()
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._alive.get(name)
-        if tensor is None:
-            tensor = self._alive[name] = self._make(*self._entries[name])
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def info(self, name: str) -> TensorInfo:
-        """Type, shape, place and size of a tensor, without making it."""
-        return self._entries[name][1]
-
-    def __repr__(self) -> str:
-        return f"TensorMap({len(self)} tensors, device={self._device})"
-
-    def _make(self, shard: Shard, info: TensorInfo) -> torch.Tensor:
-        data = torch.frombuffer(
-            shard.buffer, dtype=torch.uint8, count=info.nbytes, offset=info.offset
-        )
-        if shard.header.order != NATIVE_ORDER:
-            data = _to_native_order(data, shard.header, info)
-        plain = PLAIN_DTYPES.get(info.qtype.name)
-        if plain is not None:
-            values = data.view(plain).view(info.shape)
-            cast = self._dtype if values.is_floating_point() else None
-            return values.to(device=self._device, dtype=cast)
-        blocks = data.view(*info.shape[:-1], _row_bytes(info)).to(self._device)
-        return GGUFTensor(blocks, info.qtype.id, self._dtype or torch.float32)
 
 
 class GGUFModelFile:
@@ -179,53 +94,7 @@ def load_gguf(
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
     path = Path(path)
-    opened = _open(path)
+    opened = open_shard(path)
     paths = shard_paths(path, opened.header)
-    shards = [opened if shard == path else _open(shard) for shard in paths]
+    shards = [opened if shard == path else open_shard(shard) for shard in paths]
     return GGUFModelFile(path, paths, shards, torch.device(device), dtype)
-
-
-def open_buffer(buffer: Buffer, source: str) -> Shard:
-    """Parse and check the bytes of one GGUF file.
-
-    Raises:
-        GGUFError: they are no valid GGUF.
-    """
-    COUNTERS["header_parses"] += 1
-    header = read_header(buffer, source)
-    check_metadata(header)
-    return Shard(header, buffer)
-
-
-def _open(path: Path) -> Shard:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
-        raise GGUFError("is no regular file", source=str(path), subject="header", offset=0)
-    with path.open("rb") as file:
-        COUNTERS["opens"] += 1
-        if os.fstat(file.fileno()).st_size == 0:
-            raise GGUFError("the file is empty", source=str(path), subject="header", offset=0)
-        return open_buffer(_map(file.fileno()), str(path))
-
-
-def _map(fileno: int) -> mmap.mmap:
-    """The file's pages, copied when written to."""
-    if sys.platform == "win32":
-        return mmap.mmap(fileno, 0, access=mmap.ACCESS_COPY)
-    flags = mmap.MAP_PRIVATE | _NORESERVE
-    return mmap.mmap(fileno, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-
-
-def _row_bytes(info: TensorInfo) -> int:
-    return info.shape[-1] // info.qtype.block_size * info.qtype.block_bytes
-
-
-def _to_native_order(data: torch.Tensor, header: Header, info: TensorInfo) -> torch.Tensor:
-    if info.qtype.wide_fields is None:
-        raise GGUFError(
-            f"{info.qtype.name} has no defined big-endian layout; "
-            "convert the model to a little-endian file",
-            source=header.source,
-            subject=f"tensor {quote(info.name)}",
-            offset=info.entry,
-        )
-    return torch.from_numpy(swap_bytes(data.numpy(), info.qtype))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocmforge_torch.gguf import GGUFModelFile
-from rocmforge_torch.gguf.model_file import open_buffer
+from rocmforge_torch.gguf.shard import open_buffer
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType, row_bytes
 from rocmforge_torch.tensor import GGUFTensor
 from tools import fuzz_gguf

@@ -102,10 +102,10 @@ def test_time_is_linear_in_the_file(tmp_path: Path, count: int) -> None:
     tensors = [Tensor(f"t{i}", [8], offset=32 * i) for i in range(count)]
     tensors[-1].offset = 1
     path = write(tmp_path / "many.gguf", File([], tensors, bytes(32)))
-    start = time.perf_counter()
+    start = time.process_time()
     error = fail(path)
     assert error.subject == f"tensor 't{count - 1}'"
-    assert time.perf_counter() - start < count * 50e-6
+    assert time.process_time() - start < count * 50e-6
 
 
 @pytest.mark.parametrize("element", ["u8", "str", "arr"])

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFWriter
 import rocmforge_torch
 from rocmforge_torch import GGUFTensor, load_gguf
 from rocmforge_torch.gguf.cursor import UTF8_CHUNK
-from rocmforge_torch.gguf.model_file import COUNTERS
+from rocmforge_torch.gguf.shard import COUNTERS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tools.gguf_bytes import File, Tensor
 

@@ -11,7 +11,7 @@ import pytest
 from gguf import GGUFWriter
 
 from rocmforge_torch.gguf import GGUFError, load_gguf
-from rocmforge_torch.gguf.model_file import COUNTERS
+from rocmforge_torch.gguf.shard import COUNTERS
 from tools.gguf_bytes import File, Tensor
 
 COUNT = 3
