@@ -97,7 +97,7 @@ def test_model_without_a_template_continues_a_transcript(chat: Any, plain_model:
 
 
 def test_ctrl_c_stops_the_answer_then_the_program(tiny_model: Path) -> None:
-    process = start(XX)
+    process = start("chat", "-m", tiny_model, "-c", "100000", "--temp", "5", "-sys", "x")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("hello\n")
