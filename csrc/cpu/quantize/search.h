@@ -58,7 +58,7 @@ inline void affine_codes(const float* x, float scale, float minimum, int qmax, f
 
 // Solves scale and minimum for the codes q and keeps them where they are better.
 template <int N>
-inline void try_affine(const float* x, const float* q, float sum_x, AffineFit* best) {
+inline void try_affine(const float* x, const float* q, float sum_x, float noise, AffineFit* best) {
   const float sum_q = tree_sum<N>(q);
   const float sum_qq = sum_of_products<N>(q, q);
   const float sum_xq = sum_of_products<N>(x, q);
@@ -71,12 +71,12 @@ inline void try_affine(const float* x, const float* q, float sum_x, AffineFit* b
   }
   if (!(scale > 0.0f)) return;
   const float error = square_error<N>(x, q, scale, minimum);
-  if (error < best->error) *best = {scale, minimum, error};
+  if (error < best->error - noise) *best = {scale, minimum, error};
 }
 
 template <int N>
 inline AffineFit fit_affine(const float* x, int qmax) {
-  constexpr float kMargins[4] = {-0.625f, -0.25f, 0.25f, 0.625f};
+  constexpr float kMargins[4] = {-0.25f, 0.25f, -0.625f, 0.625f};
   float low = x[0], high = x[0];
   for (int i = 1; i < N; ++i) {
     low = x[i] < low ? x[i] : low;
@@ -85,6 +85,7 @@ inline AffineFit fit_affine(const float* x, int qmax) {
   if (low > 0.0f) low = 0.0f;
   const float span = high - low;
   const float sum_x = tree_sum<N>(x);
+  const float noise = sum_of_products<N>(x, x) * 0x1p-30f;  // see the reference
   float shifted[N], q[N] = {};
   for (int i = 0; i < N; ++i) shifted[i] = x[i] - low;
   AffineFit best = {0.0f, 0.0f - low, square_error<N>(x, q, 0.0f, 0.0f - low)};
@@ -94,11 +95,11 @@ inline AffineFit fit_affine(const float* x, int qmax) {
       for (int i = 0; i < N; ++i) {
         q[i] = round_even(clamp(shifted[i] * inverse - below, 0.0f, qmax));
       }
-      try_affine<N>(x, q, sum_x, &best);
+      try_affine<N>(x, q, sum_x, noise, &best);
     }
   }
   affine_codes<N>(x, best.scale, best.minimum, qmax, q);
-  try_affine<N>(x, q, sum_x, &best);
+  try_affine<N>(x, q, sum_x, noise, &best);
   return best;
 }
 

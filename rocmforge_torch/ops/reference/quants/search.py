@@ -24,7 +24,11 @@ HALF_MAX = 65504.0
 # Beyond these a float16 scale times the largest integers is 0 or overflows for every type here.
 TINY, HUGE = 2.0**-40, 2.0**30
 # Where the ends of the code range lie beyond (positive) or within the values' range, in steps.
-AFFINE_MARGINS = tuple(product((-0.625, -0.25, 0.25, 0.625), repeat=2))
+AFFINE_MARGINS = tuple(product((-0.25, 0.25, -0.625, 0.625), repeat=2))
+# A fit must be better by this part of the values' squares, which is what rounding alone can do:
+# of several exact fits (values that have been quantized before) the first, anchored at the
+# smallest value, has the minimum that the super-block can represent.
+NOISE = 2.0**-30
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def fit_affine(x: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
     sum_x = tree_sum(x)
     scale, minimum = torch.zeros_like(low), 0.0 - low
     least = _square_error(low, x)
+    noise = tree_sum(x * x) * NOISE
 
     def try_codes(q: Tensor) -> None:
         nonlocal scale, minimum, least
@@ -82,7 +87,7 @@ def fit_affine(x: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
         new_scale = torch.where(free, new_scale, sum_xq / sum_qq)
         new_minimum = torch.where(free, new_minimum, 0.0)
         error = _square_error(new_scale * q - new_minimum, x)
-        better = (new_scale > 0) & (error < least)
+        better = (new_scale > 0) & (error < least - noise)
         scale = torch.where(better, new_scale, scale)
         minimum = torch.where(better, new_minimum, minimum)
         least = torch.where(better, error, least)
