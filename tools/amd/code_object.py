@@ -17,6 +17,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import NoteSection, SymbolTableSection
 
 from .toolchain import find_program, run
@@ -115,6 +116,13 @@ class CodeObject:
         """Virtual address, bytes in the file and size in memory of everything to be loaded."""
         for segment in self._elf.iter_segments("PT_LOAD"):
             yield segment["p_vaddr"], segment.data(), segment["p_memsz"]
+
+    def relocations(self) -> Iterator[tuple[int, int, int]]:
+        """Address, type and addend of every dynamic relocation."""
+        for section in self._elf.iter_sections():
+            if isinstance(section, RelocationSection):
+                for entry in section.iter_relocations():
+                    yield entry["r_offset"], entry["r_info_type"], entry["r_addend"]
 
     def at(self, address: int, size: int) -> bytes:
         """Bytes at a virtual address."""

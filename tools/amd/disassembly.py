@@ -89,9 +89,11 @@ def _instruction(match: re.Match[str], addresses: dict[str, int]) -> Instruction
 
 
 def _without_padding(body: list[Instruction]) -> list[Instruction]:
-    """Up to the last s_endpgm: what follows fills the cache line."""
-    ends = [i for i, instruction in enumerate(body) if instruction.mnemonic == "s_endpgm"]
-    return body[: ends[-1] + 1] if ends else body
+    """Without what fills the last cache line."""
+    end = len(body)
+    while end and body[end - 1].mnemonic in ("s_code_end", "s_nop"):
+        end -= 1
+    return body[:end]
 
 
 def loops(body: Sequence[Instruction]) -> list[Loop]:

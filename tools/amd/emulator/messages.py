@@ -1,0 +1,85 @@
+"""What the emulating process and its parent say to each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass
+class Buffer:
+    """Memory that a launch is given. offset: bytes that its start lies past an aligned address."""
+
+    array: NDArray[Any]
+    writable: bool
+    offset: int = 0
+    number: int = -1
+
+
+Value = Buffer | int | float | bytes
+
+
+@dataclass
+class Direct:
+    """One kernel, launched as it is. values: buffers, or the bytes of by-value arguments."""
+
+    code: Path
+    symbol: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    lds_bytes: int
+    buffers: list[Buffer]
+    values: list[Value]
+
+
+@dataclass
+class Call:
+    """A launcher, called with values of the named ctypes types; its launches are emulated."""
+
+    code: Path
+    runtime: Path
+    library: Path
+    symbol: str
+    buffers: list[Buffer]
+    types: list[str]
+    values: list[Value]
+
+
+@dataclass(frozen=True)
+class LaunchRecord:
+    """One launch that happened."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    lds_bytes: int
+
+
+@dataclass
+class Answer:
+    """arrays: every buffer afterwards. lines: distinct cache lines read, by buffer."""
+
+    arrays: list[NDArray[Any]]
+    launches: list[LaunchRecord]
+    counts: Counter[str]
+    lines: dict[int, int] = field(default_factory=dict)
+    line_requests: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer."""
+
+    message: str
+
+
+def poisoned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array of bits that are NaN in every float type and -1 in every signed one."""
+    array: NDArray[Any] = np.empty(shape, dtype)
+    array.view(np.uint8)[...] = 0xFF
+    return array
