@@ -65,8 +65,13 @@ int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 // Activations in memory of their own.
 class Activations {
  public:
+  // Tiles of 1 are for `dot`, larger ones for `panel_product`.
   Activations(const float* x, int64_t m, int64_t k, const QuantTypeKernels& type, int max_tile)
-      : m_(m), chunks_(k / kChunk), subs_(kChunk / type.sub_block), memory_(bytes()) {
+      : m_(m),
+        chunks_(k / kChunk),
+        subs_(kChunk / type.sub_block),
+        lane_starts_(max_tile == 1),
+        memory_(bytes()) {
     const QuantizedRows all = rows();
     const int64_t tiles = divide_up(m, max_tile);
     parallel_for(0, tiles, divide_up(kGrainOps / 16, k * max_tile), [&](int64_t a, int64_t b) {
@@ -84,13 +89,14 @@ class Activations {
     int8_t* codes = memory_.get();
     auto* starts = reinterpret_cast<int32_t*>(codes + entries * kChunk);
     auto* scales = reinterpret_cast<float*>(starts + entries * 8);
-    return {m_, chunks_, codes, scales, scales + entries * subs_, starts};
+    return {m_, chunks_, codes, scales, scales + entries * subs_, starts, lane_starts_};
   }
 
  private:
   int64_t bytes() const { return m_ * chunks_ * (kChunk + 8 * 4 + 2 * 4 * subs_); }
 
   int64_t m_, chunks_, subs_;
+  bool lane_starts_;
   Buffer<int8_t> memory_;
 };
 
@@ -216,7 +222,7 @@ void multiply_transposed(const BlockMatrix& weights, const void* g, int64_t m, D
   const float* values = as_float(g, m * weights.rows, dtype, copy);
   // Columns of blocks, narrow enough for the sums of a few hundred rows to stay in cache.
   const int64_t column = divide_up(256, type.block_size);
-  const int64_t ops = column * type.block_size * weights.rows * m;
+  const int64_t ops = std::max<int64_t>(1, column * type.block_size * weights.rows * m);
   parallel_for(0, divide_up(weights.row_blocks, column), divide_up(kGrainOps, ops),
                [&](int64_t a, int64_t b) {
                  const int64_t end = std::min(b * column, weights.row_blocks);

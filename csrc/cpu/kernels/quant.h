@@ -17,11 +17,12 @@ inline constexpr int kChunk = 32;
 // row r, everything about chunk c of its row i is entry r * chunks + c * T + i.
 struct QuantizedRows {
   int64_t rows;
-  int64_t chunks;   // per row
-  int8_t* codes;    // 32 an entry
-  float* scales;    // 32 / sub_block an entry: the chunk's scale, repeated
-  float* sums;      // 32 / sub_block an entry: scale times the sum of the sub-block's codes
-  int32_t* starts;  // 8 an entry: what the chunk's integer dot product starts from (see below)
+  int64_t chunks;    // per row
+  int8_t* codes;     // 32 an entry
+  float* scales;     // 32 / sub_block an entry: the chunk's scale, repeated
+  float* sums;       // 32 / sub_block an entry: scale times the sum of the sub-block's codes
+  int32_t* starts;   // 8 an entry: what the chunk's integer dot product starts from
+  bool lane_starts;  // starts for each lane of `dot`, else for each of the two halves at 0 and 4
 };
 
 // One quantization type. weight = scale * (code - offset) + min with 8-bit unsigned codes; the

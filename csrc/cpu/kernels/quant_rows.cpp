@@ -6,8 +6,10 @@
 namespace rocmforge::cpu::ROCMFORGE_ISA {
 namespace {
 
-RF_INLINE int32_t sum(i32x8 v) {
-  return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+RF_INLINE int32_t sum(const int32_t* v, int count) {
+  int32_t total = 0;
+  for (int i = 0; i < count; ++i) total += v[i];
+  return total;
 }
 
 // The largest magnitude of 32 values. Magnitudes order as their bits do, and so a NaN wins.
@@ -22,9 +24,9 @@ RF_INLINE float largest(const f32x8* v) {
   return bits_to_float(result);
 }
 
-// Quantizes one chunk to scale * codes with |code| <= 127; returns the scale and the sums of the
-// first and of the second 16 codes. A NaN or an infinity makes the scale one, and so the products.
-RF_INLINE float quantize_chunk(const float* x, int8_t* codes, int32_t* halves) {
+// Quantizes one chunk to scale * codes with |code| <= 127; returns the scale and the sums of every
+// 4 codes. A NaN or an infinity makes the scale one, and so the products.
+RF_INLINE float quantize_chunk(const float* x, int8_t* codes, int32_t* fours) {
   f32x8 v[4];
   for (int i = 0; i < 4; ++i) v[i] = load<f32x8>(x + 8 * i);
   const float scale = largest(v) / 127;
@@ -38,8 +40,9 @@ RF_INLINE float quantize_chunk(const float* x, int8_t* codes, int32_t* halves) {
     q[i] = (i32x8)(v[i] * inverse + magic) - 0x4B400000;
     store(codes + 8 * i, __builtin_convertvector(q[i], i8x8));
   }
-  halves[0] = sum(q[0] + q[1]);
-  halves[1] = sum(q[2] + q[3]);
+  for (int i = 0; i < 8; ++i)
+    fours[i] = (q[i / 2][i % 2 * 4] + q[i / 2][i % 2 * 4 + 1]) +
+               (q[i / 2][i % 2 * 4 + 2] + q[i / 2][i % 2 * 4 + 3]);
   return scale;
 }
 
@@ -51,19 +54,18 @@ void quantize_tile(const float* x, int64_t stride, int tile, const QuantTypeKern
   for (int64_t c = 0; c < out.chunks; ++c) {
     for (int i = 0; i < tile; ++i) {
       const int64_t entry = begin * out.chunks + c * tile + i;
-      int32_t halves[2];
+      int32_t starts[8];
       const float scale =
-          quantize_chunk(x + i * stride + c * kChunk, out.codes + entry * kChunk, halves);
-      if (subs == 1) {
-        halves[0] += halves[1];
-        halves[1] = 0;
-      }
+          quantize_chunk(x + i * stride + c * kChunk, out.codes + entry * kChunk, starts);
+      int32_t sums[2];
       for (int s = 0; s < subs; ++s) {
+        sums[s] = sum(starts + s * 8 / subs, 8 / subs);
         out.scales[entry * subs + s] = scale;
-        out.sums[entry * subs + s] = scale * static_cast<float>(halves[s]);
+        out.sums[entry * subs + s] = scale * static_cast<float>(sums[s]);
       }
-      store(out.starts + entry * 8, i32x8{-type.start_offset * halves[0], 0, 0, 0,
-                                          -type.start_offset * halves[1], 0, 0, 0});
+      if (!out.lane_starts)
+        for (int s = 0; s < subs; ++s) starts[4 * s] = sums[s];
+      store(out.starts + entry * 8, load<i32x8>(starts) * -type.start_offset);
     }
   }
 }
