@@ -114,7 +114,7 @@ class Tracer:
         array = self._arrays.get((address, count))
         if array is None:
             memory = (ctypes.c_uint32 * count).from_address(address)
-            array = self._arrays[(address, count)] = np.frombuffer(memory, dtype=np.uint32)
+            array = self._arrays[(address, count)] = np.ctypeslib.as_array(memory)
         return array
 
     def _checker(self, i: Instruction) -> Callable[[NDArray[Any], NDArray[Any]], None] | None:
@@ -228,7 +228,8 @@ class Tracer:
                 return
             base = v[register * self.wave + lanes].astype(np.int64)
             for offset in offsets:
-                self.lds.touch(_address(s), i.text, base + offset, size, writes, atomic)
+                start = (base + offset) & 0xFFFFFFFF
+                self.lds.touch(_address(s), i.text, start, size, writes, atomic)
 
         return check
 

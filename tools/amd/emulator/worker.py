@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import pickle
 import struct
@@ -62,9 +63,10 @@ class GuardedBuffer:
 
 
 class Session:
-    """One request: its buffers and what its launches did."""
+    """One request: its buffers and what its launches did. emu: tinygrad's emulator module."""
 
-    def __init__(self, loaded: LoadedCode, buffers: list[Buffer]) -> None:
+    def __init__(self, emu: Any, loaded: LoadedCode, buffers: list[Buffer]) -> None:
+        self.emu = emu
         self.loaded = loaded
         self.arch = ARCHITECTURES[loaded.code.arch]
         self.buffers = [GuardedBuffer(i, b) for i, b in enumerate(buffers)]
@@ -80,8 +82,7 @@ class Session:
 
     def run(self, d: Dispatch) -> None:
         """Emulates one launch."""
-        from test.mockgpu.amd import emu
-
+        emu = self.emu
         code = Region(
             self.loaded.memory.address,
             self.loaded.memory.address + self.loaded.memory.size,
@@ -152,6 +153,7 @@ class Worker:
     """Keeps loaded code objects and libraries from one request to the next."""
 
     def __init__(self) -> None:
+        self._emu: Any = importlib.import_module("test.mockgpu.amd.emu")
         self._code: dict[Path, LoadedCode] = {}
         self._libraries: dict[Path, ctypes.CDLL] = {}
 
@@ -159,7 +161,7 @@ class Worker:
         loaded = self._code.get(request.code)
         if loaded is None:
             loaded = self._code[request.code] = LoadedCode(CodeObject.read(request.code))
-        session = Session(loaded, request.buffers)
+        session = Session(self._emu, loaded, request.buffers)
         if isinstance(request, Direct):
             values = [self._bytes(session, v) for v in request.values]
             session.run(
@@ -173,7 +175,7 @@ class Worker:
 
     def _bytes(self, session: Session, value: Value) -> bytes:
         plain = session.value(value)
-        return struct.pack("<Q", plain) if isinstance(plain, int) else plain
+        return plain if isinstance(plain, bytes) else struct.pack("<Q", plain)
 
     def _call(self, session: Session, request: Call) -> None:
         runtime = self._library(request.runtime, ctypes.RTLD_GLOBAL)
