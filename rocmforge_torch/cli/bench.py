@@ -17,12 +17,20 @@ if TYPE_CHECKING:
     from ..models import CausalLM
 
 PromptTokens = Annotated[
-    int, typer.Option("-p", "--n-prompt", min=0, help="Tokens of the prompt test; 0: skip it.")
+    int,
+    typer.Option(
+        "-p", "--n-prompt", metavar="N", min=0, help="Tokens of the prompt test; 0: skip it."
+    ),
 ]
 GeneratedTokens = Annotated[
-    int, typer.Option("-n", "--n-gen", min=0, help="Tokens of the generation test; 0: skip it.")
+    int,
+    typer.Option(
+        "-n", "--n-gen", metavar="N", min=0, help="Tokens of the generation test; 0: skip it."
+    ),
 ]
-Repetitions = Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Of each test.")]
+Repetitions = Annotated[
+    int, typer.Option("-r", "--repetitions", metavar="N", min=1, help="Of each test.")
+]
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 STRIDE = 7919  # a prime: ids all over the vocabulary

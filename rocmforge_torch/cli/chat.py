@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
+from .errors import FAILED
 from .generate import SEED_BITS
 from .options import CacheType, Debug, Demo, Json, ModelArgument, ModelOption, model_path
 from .output import note, print_json, write
@@ -77,15 +78,18 @@ def chat(
         note("This model has no chat template: it continues a transcript of User and Assistant.")
     if person and not as_json:
         note(HELP)
+    failed = False
     while (line := _read(person and not as_json)) is not None:
         if line in ("/exit", "/quit"):
-            return
+            break
         if line == "/clear":
             talk.clear()
         elif line == "/help":
             note(HELP)
         elif line:
-            _turn(talk, line, as_json)
+            failed |= not _turn(talk, line, as_json)
+    if failed and not person:  # a program talks: it has seen no note
+        raise typer.Exit(FAILED)
 
 
 def _read(person: bool) -> str | None:
@@ -99,15 +103,18 @@ def _read(person: bool) -> str | None:
         return None
 
 
-def _turn(talk: Conversation, line: str, as_json: bool) -> None:
-    """One message and its answer; Ctrl-C breaks the answer off, what came of it counts."""
+def _turn(talk: Conversation, line: str, as_json: bool) -> bool:
+    """One message and its answer, False if there was none.
+
+    Ctrl-C breaks the answer off, what came of it counts.
+    """
     from . import session
 
     try:
         new = talk.say(line)
     except ValueError as error:
         note(str(error))
-        return
+        return False
     clock = session.Clock(len(new))
     written: list[str] = []
     try:
@@ -126,6 +133,7 @@ def _turn(talk: Conversation, line: str, as_json: bool) -> None:
             {"message": line, "text": answer, "finish_reason": talk.finish_reason, **report},
             indent=None,
         )
-        return
-    write("\n")
-    note(session.timing_line(report))
+    else:
+        write("\n")
+        note(session.timing_line(report))
+    return True

@@ -21,7 +21,7 @@ TRANSCRIPT = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-TRANSCRIPT_STOPS = ("\nUser:", "\nAssistant:")
+TRANSCRIPT_STOPS = ("\n\nUser:", "\nUser:", "\n\nAssistant:", "\nAssistant:")
 
 
 class Conversation:
@@ -90,11 +90,15 @@ class Conversation:
 
         `end` adds it to the messages, also when it is broken off.
         """
-        decoder = self.model.tokenizer.stream(self.cached)
+        decoder = self.model.tokenizer.stream([*self.cached, *new])
         stop = StopFilter(self.stops)
+        begun = self.has_template  # in a transcript a space follows "Assistant:"
         for token in self._tokens(new):
             self.answer_tokens += 1
-            yield stop.push(decoder.push(token))
+            piece = stop.push(decoder.push(token))
+            piece = piece if begun else piece.lstrip()
+            begun = begun or bool(piece)
+            yield piece
             if stop.stopped:
                 self.finish_reason = "stop"
                 return

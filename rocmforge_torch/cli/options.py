@@ -15,7 +15,6 @@ from .errors import UsageError
 
 SAMPLING = "Sampling"
 RUNNING = "Model and device"
-MAX_SEED = 2**63 - 1
 
 debug_enabled = False  # set by --debug, read by main
 
@@ -70,6 +69,7 @@ Threads = Annotated[
     typer.Option(
         "-t",
         "--threads",
+        metavar="N",
         min=1,
         max=1024,
         envvar="ROCMFORGE_THREADS",
@@ -82,6 +82,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
+        metavar="DEVICE",
         envvar="ROCMFORGE_DEVICE",
         help="cpu, or cuda for a GPU (AMD's too).",
         rich_help_panel=RUNNING,
@@ -111,6 +112,7 @@ CtxSize = Annotated[
     typer.Option(
         "-c",
         "--ctx-size",
+        metavar="N",
         min=0,
         envvar="ROCMFORGE_CTX_SIZE",
         help="Tokens of context, prompt and answer together; 0: what the model was trained with.",
@@ -143,6 +145,7 @@ Predict = Annotated[
         "-n",
         "--predict",
         "--n-predict",
+        metavar="N",
         min=-1,
         envvar="ROCMFORGE_N_PREDICT",
         help="Tokens to generate at most; -1: until the model ends or the context is full.",
@@ -153,6 +156,7 @@ Temperature = Annotated[
     float,
     typer.Option(
         "--temp",
+        metavar="T",
         min=0.0,
         envvar="ROCMFORGE_TEMP",
         help="Temperature; 0: always the likeliest token.",
@@ -163,6 +167,7 @@ TopK = Annotated[
     int,
     typer.Option(
         "--top-k",
+        metavar="K",
         envvar="ROCMFORGE_TOP_K",
         help="Choose among the K likeliest tokens; 0: all.",
         rich_help_panel=SAMPLING,
@@ -172,6 +177,7 @@ TopP = Annotated[
     float,
     typer.Option(
         "--top-p",
+        metavar="P",
         min=0.0,
         max=1.0,
         envvar="ROCMFORGE_TOP_P",
@@ -183,6 +189,7 @@ MinP = Annotated[
     float,
     typer.Option(
         "--min-p",
+        metavar="P",
         min=0.0,
         max=1.0,
         envvar="ROCMFORGE_MIN_P",
@@ -194,6 +201,7 @@ RepeatPenalty = Annotated[
     float,
     typer.Option(
         "--repeat-penalty",
+        metavar="X",
         min=1e-6,
         help="Divide the scores of recent tokens by this; 1: do not.",
         rich_help_panel=SAMPLING,
@@ -202,7 +210,11 @@ RepeatPenalty = Annotated[
 RepeatLastN = Annotated[
     int,
     typer.Option(
-        "--repeat-last-n", min=0, help="How many tokens are recent.", rich_help_panel=SAMPLING
+        "--repeat-last-n",
+        metavar="N",
+        min=0,
+        help="How many tokens are recent.",
+        rich_help_panel=SAMPLING,
     ),
 ]
 IgnoreEos = Annotated[
@@ -214,8 +226,8 @@ Seed = Annotated[
     typer.Option(
         "-s",
         "--seed",
+        metavar="N",
         min=-1,
-        max=MAX_SEED,
         envvar="ROCMFORGE_SEED",
         help="Same seed, same text; -1: another one every time.",
         rich_help_panel=SAMPLING,

@@ -14,13 +14,13 @@ from .output import console, print_json
 
 TextFile = Annotated[Path, typer.Option("-f", "--file", metavar="FILE", help="Text to score.")]
 Window = Annotated[
-    int,
-    typer.Option(
-        "-c", "--ctx-size", "--ctx", min=4, envvar="ROCMFORGE_CTX_SIZE", help="Tokens of a window."
-    ),
+    int, typer.Option("-c", "--ctx-size", "--ctx", metavar="N", min=4, help="Tokens of a window.")
 ]
 Chunks = Annotated[
-    int, typer.Option("--chunks", min=-1, help="Windows to score at most; -1: all of the text.")
+    int,
+    typer.Option(
+        "--chunks", metavar="N", min=-1, help="Windows to score at most; -1: all of the text."
+    ),
 ]
 PER_LINE = 6
 

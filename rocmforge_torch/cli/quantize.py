@@ -110,7 +110,7 @@ def _show(report: dict[str, Any], plans: list[Plan]) -> None:
     groups: dict[tuple[str, str, str], list[Plan]] = {}
     for p in plans:
         why = f"rows are no multiple of {p.asked.name}'s block" if p.fell_back else ""
-        why = why or ("" if p.changes else "kept")
+        why = why if p.changes else "kept"
         groups.setdefault((p.info.qtype.name, p.target.name, why), []).append(p)
     rows = table("From", "To", ">Tensors", ">Weights", ">Before", ">After", "Note")
     for (before, after, why), members in groups.items():

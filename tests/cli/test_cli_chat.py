@@ -28,8 +28,8 @@ def chat(run: Run, monkeypatch: pytest.MonkeyPatch) -> Any:
     return talk
 
 
-def turns(result: Result) -> list[dict[str, Any]]:
-    assert result.code == 0
+def turns(result: Result, code: int = 0) -> list[dict[str, Any]]:
+    assert result.code == code
     return [json.loads(line) for line in result.out.splitlines()]
 
 
@@ -75,7 +75,7 @@ def test_text_and_timing(chat: Any, tiny_model: Path) -> None:
 def test_full_context_is_said_and_survived(chat: Any, tiny_model: Path) -> None:
     result = chat(tiny_model, ["hello", "x" * 200, "/clear", "hello"], "--json", "-c", "60")
     assert "but the context holds 60: /clear it" in result.err
-    assert [turn["message"] for turn in turns(result)] == ["hello", "hello"]
+    assert [turn["message"] for turn in turns(result, code=1)] == ["hello", "hello"]
 
 
 def test_answer_ends_where_the_context_does(chat: Any, tiny_model: Path) -> None:
@@ -90,9 +90,9 @@ def test_model_without_a_template_continues_a_transcript(chat: Any, plain_model:
     model = load_model(plain_model)
     transcript = "User: hello\n\nAssistant:"
     expected = model.generate(
-        transcript, temperature=0.0, max_tokens=8, stop=("\nUser:", "\nAssistant:")
+        transcript, temperature=0.0, max_tokens=8, stop=("\n\nUser:", "\nUser:")
     )
-    assert turn["text"] == expected
+    assert turn["text"] == expected.lstrip()
     assert "no chat template" in result.err
 
 
