@@ -23,6 +23,7 @@ KEY = "tokenizer.chat_template"
 NAMED_KEY = re.compile(re.escape(KEY) + r"\.(\w+)")
 DEFAULT = "default"
 MAX_TEMPLATE_CHARS = 1 << 20
+MAX_INDENT = 64
 
 
 class _Refused(Exception):
@@ -87,8 +88,7 @@ def _render(source: str, variables: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _compile(source: str) -> jinja2.Template:
-    environment = Sandbox()
-    environment.filters["tojson"] = _to_json
+    environment = Sandbox(filters={"tojson": _to_json})
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
     return environment.from_string(source)
 
@@ -100,6 +100,8 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if (len(indent) if isinstance(indent, str) else indent or 0) > MAX_INDENT:
+        raise ValueError(f"tojson indents by at most {MAX_INDENT}, not by {indent!r:.80}")
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

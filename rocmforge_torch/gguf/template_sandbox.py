@@ -10,21 +10,22 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
+from jinja2.filters import do_format
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import MAX_RANGE, ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
 MAX_CHARS = 1 << 24  # written, or in one text or list
-MAX_STEPS = 1_000_000  # loop rounds and macro calls
-MAX_SECONDS = 10.0
+MAX_STEPS = 300_000  # loop rounds and macro calls
+MAX_SECONDS = 5.0
 MAX_BITS = 1 << 12  # of an integer
 WIDE_FORMAT = re.compile(r"\d{6}|%[^%A-Za-z]*\*")  # of "%1000000d", "{:1000000}", "%*d"
 
@@ -59,16 +60,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self) -> None:
+    def __init__(self, filters: Mapping[str, Callable[..., Any]]) -> None:
+        """``filters`` replace Jinja's own."""
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             finalize=_count_output,
             extensions=[Generation, jinja2.ext.loopcontrols],
         )
-        del self.globals["lipsum"]
-        for name, function in self.filters.items():
-            self.filters[name] = _bounded(function)
+        self.globals = {
+            name: self.globals[name] for name in ("range", "dict", "cycler", "joiner", "namespace")
+        }
+        self.filters = {
+            name: _bounded(function)
+            for name, function in {**self.filters, "format": _format, **filters}.items()
+        }
         self.filters["_step"] = _step
         self.filters["_sized"] = _sized
 
@@ -77,8 +83,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _Instrument().visit(tree)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "%":
-            _check_sizes(left)
+        if operator == "%" and isinstance(left, str):
+            _check_format(left)
         elif operator == "**":
             _check_power(left, right)
         elif operator == "*":
@@ -91,6 +97,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str | bytes | list | tuple):
             _check_sizes(owner, *args, *kwargs.values())
+        if method is not __obj and isinstance(owner, str):
+            _check_format(owner)
         return super().call(__context, __obj, *args, **kwargs)
 
 
@@ -146,24 +154,26 @@ def _count_output(context: Context, value: Any) -> Any:
     return text
 
 
+def _format(value: str, *args: Any, **kwargs: Any) -> str:
+    _check_format(value)
+    return do_format(value, *args, **kwargs)
+
+
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that refuses arguments which together may make too large a result."""
 
     @functools.wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
         _check_sizes(*args, *kwargs.values())
-        return function(*args, **kwargs)
+        return _sized(function(*args, **kwargs))
 
     return bounded
 
 
 def _check_sizes(*values: Any) -> None:
     """Texts can be repeated as often as a number says, or for each character of another."""
-    for value in values:
-        if isinstance(value, str) and WIDE_FORMAT.search(value) and "%" in value:
-            raise SecurityError("it formats with a huge width")
     largest = sorted((_size(value) for value in values), reverse=True)[:2]
-    if len(largest) == 2 and largest[0] * largest[1] > MAX_CHARS << 4:
+    if len(largest) == 2 and largest[0] * largest[1] > MAX_CHARS << 2:
         raise SecurityError(f"it makes a text of more than {MAX_CHARS} characters")
 
 
@@ -172,7 +182,14 @@ def _size(value: Any) -> int:
         return len(value)
     if isinstance(value, list | tuple):
         return sum(len(item) if isinstance(item, str) else 1 for item in value)
-    return abs(value) if isinstance(value, int) else 0
+    if isinstance(value, int):
+        return abs(value)
+    return MAX_RANGE if isinstance(value, Iterator) else 0
+
+
+def _check_format(text: str) -> None:
+    if WIDE_FORMAT.search(str(text)):
+        raise SecurityError("it formats with a huge width")
 
 
 def _check_power(base: Any, exponent: Any) -> None:

@@ -83,7 +83,7 @@ class Tokenizer:
             raise key_error(
                 MODEL, f"{quote(name)} is not supported, only {', '.join(sorted(BUILDERS))} are"
             )
-        vocabulary = read_vocabulary(metadata)
+        vocabulary = read_vocabulary(metadata, needs_scores=name in RANKED_BY_SCORES)
         model, special = BUILDERS[name](metadata, name, vocabulary)
         return cls(
             metadata[TOKENS],
@@ -266,6 +266,9 @@ BUILDERS: dict[str, Callable[[Metadata, str, Vocabulary], tuple[Model, SpecialTo
     "llama": _sentencepiece,
     "t5": _unigram,
 }
+
+
+RANKED_BY_SCORES = ("llama", "t5")
 
 
 def _scanners(

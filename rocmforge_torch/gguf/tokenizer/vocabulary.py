@@ -53,8 +53,11 @@ class Vocabulary:
         return [] if -1 in ids else ids
 
 
-def read_vocabulary(metadata: Metadata) -> Vocabulary:
+def read_vocabulary(metadata: Metadata, needs_scores: bool = False) -> Vocabulary:
     """Read the token list and what belongs to it.
+
+    Args:
+        needs_scores: whether the model means nothing without scores.
 
     Raises:
         GGUFError: a list is missing, has the wrong type or length, or its values make no sense.
@@ -65,6 +68,8 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
         twice = next(text for index, text in enumerate(texts) if ids[text] != index)
         raise key_error(TOKENS, f"token {twice!r:.80} appears more than once")
     scores = get_numbers(metadata, SCORES, len(texts), "fiu")
+    if scores is None and needs_scores:
+        raise key_error(SCORES, "is missing: the model ranks tokens by it")
     scores = np.zeros(len(texts)) if scores is None else scores.astype(np.float64)
     if not np.isfinite(scores).all():
         index = int(np.flatnonzero(~np.isfinite(scores))[0])
