@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..quant_types import QUANT_TYPES, QuantType
+from .reference.quants.registry import FORMATS
 from .registry import check
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -77,5 +78,5 @@ def check_qweight(op: str, qweight: torch.Tensor, qtype: int, dim: int | None = 
 
 
 def known_type(op: str, qtype: int) -> QuantType:
-    check(qtype in QUANT_TYPES, op, f"qtype {qtype} is not a GGML type number")
+    check(qtype in FORMATS, op, f"qtype {qtype} is not a GGML type of floating point values")
     return QUANT_TYPES[qtype]

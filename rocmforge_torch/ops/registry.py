@@ -20,6 +20,7 @@ LIBRARY = Library(NAMESPACE, "DEF")
 
 ShapeFunction = Callable[..., Any]
 OPS: dict[str, str] = {}  # name -> schema
+FALLBACKS: dict[str, Callable[..., Any]] = {}  # name -> what runs where there is no kernel
 
 
 def check(condition: bool | torch.SymBool, op: str, message: str) -> None:
@@ -36,7 +37,8 @@ def define(schema: str, reference: Callable[..., Any]) -> Callable[[ShapeFunctio
         OPS[name] = schema
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_function, lib=LIBRARY)
-        LIBRARY.impl(name, _fallback(name, shape_function, reference), "CompositeExplicitAutograd")
+        FALLBACKS[name] = _fallback(name, shape_function, reference)
+        LIBRARY.impl(name, FALLBACKS[name], "CompositeExplicitAutograd")
         return shape_function
 
     return register

@@ -1,0 +1,159 @@
+"""A few types of each family; every type and many shapes are tried in test_quant_matmul_cpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from quant_blocks import random_blocks
+from torch import Tensor
+
+from rocmforge_torch.quant_types import quant_type
+
+from .base import FLOATS, BadSample, BadSamples, Sample, Samples, randn, strided
+
+TYPES = ("F32", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4")
+Q4_0 = quant_type("Q4_0").id
+
+
+def weights(name: str, rows: int, blocks: int) -> tuple[Tensor, int]:
+    """(qweight [rows, row_bytes], K) with values of about 1."""
+    row = quant_type(name)
+    if not row.is_quantized:
+        blocks *= 32
+    data = torch.from_numpy(random_blocks(row, rows * blocks))
+    return data.reshape(rows, -1), blocks * row.block_size
+
+
+def dequantize() -> Iterator[Sample]:
+    for name in TYPES:
+        qweight, _ = weights(name, 3, 2)
+        yield Sample((qweight, quant_type(name).id, torch.float32), name=name)
+    qweight, _ = weights("Q4_0", 6, 4)
+    for dtype in FLOATS:
+        yield Sample((qweight.reshape(2, 3, -1), Q4_0, dtype), name=f"{dtype}")
+    yield Sample((qweight[::2, 18:-18], Q4_0, torch.float32), name="rows apart")
+    yield Sample((qweight[:0], Q4_0, torch.float32), name="no rows")
+
+
+def quantize() -> Iterator[Sample]:
+    for name in ("F16", "Q4_0", "Q8_0", "Q5_1", "TQ2_0", "MXFP4"):
+        yield Sample((randn(3, 512), quant_type(name).id), name=name)
+    for dtype in FLOATS:
+        yield Sample((randn(2, 3, 64, dtype=dtype), Q4_0), name=f"{dtype}")
+    yield Sample((strided(4, 96), Q4_0), name="rows apart")
+    yield Sample((randn(64, 4).T, Q4_0), name="columns")
+    yield Sample((randn(0, 32), Q4_0), name="no rows")
+
+
+def quant_matmul() -> Iterator[Sample]:
+    for name in TYPES:
+        qweight, k = weights(name, 17, 2)
+        for rows in (1, 5):
+            yield Sample((randn(rows, k), qweight, quant_type(name).id), name=name)
+    qweight, k = weights("Q4_0", 10, 4)
+    for dtype in FLOATS:
+        x = randn(2, 3, k, dtype=dtype)
+        yield Sample((x, qweight, Q4_0, randn(10, dtype=dtype)), name=f"{dtype} and bias")
+        yield Sample((x, qweight, Q4_0, randn(10)), name=f"{dtype} and float32 bias")
+    yield Sample((randn(k), qweight, Q4_0), name="vector")
+    yield Sample((strided(3, k), qweight, Q4_0), name="rows apart")
+    yield Sample((randn(k, 3).T, qweight[::2], Q4_0), name="columns, weight rows apart")
+    yield Sample((randn(0, k), qweight, Q4_0), name="no rows")
+
+
+def quant_matmul_transposed() -> Iterator[Sample]:
+    for sample in quant_matmul():
+        x, qweight, qtype = sample.args[:3]
+        g = randn(*x.shape[:-1], qweight.shape[0], dtype=x.dtype)
+        yield Sample((g, qweight, qtype), name=sample.name)
+
+
+def quant_embedding() -> Iterator[Sample]:
+    for name in TYPES:
+        qweight, _ = weights(name, 20, 1)
+        ids = torch.randint(0, 20, (2, 3))
+        yield Sample((ids, qweight, quant_type(name).id, torch.float32), name=name)
+    for dtype in FLOATS:
+        yield Sample((ids.int(), *weights("Q4_0", 20, 2)[:1], Q4_0, dtype), name=f"{dtype}")
+    qweight, _ = weights("Q4_0", 20, 2)
+    yield Sample((torch.tensor(3), qweight[1::2], Q4_0, torch.float32), name="one id")
+    yield Sample((ids[:, ::2], qweight, Q4_0, torch.float32), name="strided ids")
+    yield Sample((ids[:0], qweight, Q4_0, torch.float32), name="no ids")
+
+
+def bad_weights(before: tuple[object, ...], after: tuple[object, ...]) -> Iterator[BadSample]:
+    """What every op refuses in (qweight, qtype), as arguments after `before`."""
+    qweight, _ = weights("Q4_0", 10, 2)
+    wide = qweight.repeat(1, 2)
+    yield BadSample((*before, qweight, 999, *after), "qtype 999 is not a GGML type")
+    yield BadSample((*before, qweight, 24, *after), "qtype 24 is not a GGML type of floating")
+    yield BadSample((*before, qweight.char(), Q4_0, *after), "qweight must be uint8, got")
+    yield BadSample((*before, qweight[:, 1:], Q4_0, *after), "qweight rows .* 18 bytes .*got 35")
+    yield BadSample((*before, wide[:, ::2], Q4_0, *after), "qweight rows must be contiguous")
+
+
+def bad_dequantize() -> Iterator[BadSample]:
+    yield from bad_weights((), (torch.float32,))
+    qweight, _ = weights("Q4_0", 10, 2)
+    yield BadSample((qweight, Q4_0, torch.float64), "dtype must be .*float32.*got .*float64")
+    scalar = torch.tensor(1, dtype=torch.uint8)
+    yield BadSample((scalar, Q4_0, torch.float32), "qweight must have at least 1 dim")
+
+
+def bad_quantize() -> Iterator[BadSample]:
+    yield BadSample((randn(2, 33), Q4_0), "last dimension of x must be .* 32, got 33")
+    yield BadSample((randn(2, 32).double(), Q4_0), "x must be float32 or")
+    yield BadSample((torch.tensor(1.0), Q4_0), "x must have at least 1 dim")
+    yield BadSample((randn(2, 32), 999), "qtype 999 is not a GGML type")
+    yield BadSample((randn(2, 256), quant_type("IQ2_XXS").id), "IQ2_XXS has no quantizer")
+
+
+def bad_quant_matmul() -> Iterator[BadSample]:
+    yield from bad_weights((randn(2, 64),), ())
+    qweight, k = weights("Q4_0", 10, 2)
+    x = randn(2, k)
+    yield BadSample((x, qweight[0], Q4_0), "qweight must have 2 dimensions")
+    yield BadSample((x.double(), qweight, Q4_0), "x must be float32 or")
+    yield BadSample((torch.tensor(1.0), qweight, Q4_0), "x must have at least 1 dim")
+    yield BadSample((x[:, 1:], qweight, Q4_0), "x has 63 features but .*qweight holds 64")
+    yield BadSample((x, qweight, Q4_0, None, 1), "layout must be 0")
+    yield BadSample((x, qweight, Q4_0, randn(9)), r"bias must have shape \[10\], got \[9\]")
+    yield BadSample((x, qweight, Q4_0, randn(10).half()), "bias must be .*got .*float16")
+
+
+def bad_quant_matmul_transposed() -> Iterator[BadSample]:
+    yield from bad_weights((randn(2, 10),), ())
+    qweight, _ = weights("Q4_0", 10, 2)
+    yield BadSample((randn(2, 10), qweight[0], Q4_0), "qweight must have 2 dimensions")
+    yield BadSample((randn(2, 10).double(), qweight, Q4_0), "g must be float32 or")
+    yield BadSample((torch.tensor(1.0), qweight, Q4_0), "g must have at least 1 dim")
+    yield BadSample((randn(2, 9), qweight, Q4_0), "g has 9 features but qweight has 10 rows")
+
+
+def bad_quant_embedding() -> Iterator[BadSample]:
+    ids = torch.tensor([0, 3])
+    yield from bad_weights((ids,), (torch.float32,))
+    qweight, _ = weights("Q4_0", 10, 2)
+    yield BadSample((ids, qweight[0], Q4_0, torch.float32), "qweight must have 2 dimensions")
+    yield BadSample((ids.float(), qweight, Q4_0, torch.float32), "ids must be int64 or int32")
+    yield BadSample((ids, qweight, Q4_0, torch.int32), "dtype must be .*float32.*got")
+    for wrong in (-1, 10):
+        args = (torch.tensor([0, wrong]), qweight, Q4_0, torch.float32)
+        yield BadSample(args, f"ids must be .*10.*got .?{wrong}", on_meta=False)
+
+
+SAMPLES: Samples = {
+    "dequantize": dequantize,
+    "quantize": quantize,
+    "quant_matmul": quant_matmul,
+    "quant_matmul_transposed": quant_matmul_transposed,
+    "quant_embedding": quant_embedding,
+}
+BAD_SAMPLES: BadSamples = {
+    "dequantize": bad_dequantize,
+    "quantize": bad_quantize,
+    "quant_matmul": bad_quant_matmul,
+    "quant_matmul_transposed": bad_quant_matmul_transposed,
+    "quant_embedding": bad_quant_embedding,
+}
