@@ -32,6 +32,7 @@ class Architecture:
         local_rope: makes the rotation of sliding-window layers from that of the others.
         global_every: every n-th layer sees the whole context, the others a window; 0: all have the
             window; None: the file's window is ignored, as llama.cpp does.
+        window: the window where the file does not say.
         scale_embedding: embeddings are multiplied by sqrt(hidden size).
         attention_softcap, final_softcap: where the file does not say.
         wide_query: the number of layers at which attention scales by hidden size over heads instead
@@ -48,6 +49,7 @@ class Architecture:
     rope_interleaved: bool = False
     local_rope: Callable[[RopeConfig], RopeConfig] | None = None
     global_every: int | None = None
+    window: int = 0
     scale_embedding: bool = False
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
@@ -71,6 +73,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             post_norm=True,
             activation="gelu",
             global_every=2,
+            window=4096,
             scale_embedding=True,
             attention_softcap=50.0,
             final_softcap=30.0,

@@ -156,7 +156,7 @@ def _rope(keys: Keys, row: Architecture, head_dim: int) -> RopeConfig:
 def _windows(keys: Keys, row: Architecture, num_layers: int) -> tuple[int, ...]:
     if row.global_every is None:
         return (0,) * num_layers
-    window = keys.integer("attention.sliding_window", 0, least=0)
+    window = keys.integer("attention.sliding_window", row.window, least=0)
     pattern = keys.value("attention.sliding_window_pattern")
     if isinstance(pattern, np.ndarray) and pattern.dtype == np.bool_:
         if pattern.shape != (num_layers,):
