@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def merged_by_hand(text: str, scores: dict[str, float]) -> list[str]:
     """SentencePiece's rule, literally."""
     parts = list(text)
     while True:
-        pairs = [a + b for a, b in zip(parts, parts[1:], strict=False)]
+        pairs = [a + b for a, b in pairwise(parts)]
         known = [(scores[pair], -at) for at, pair in enumerate(pairs) if pair in scores]
         if not known:
             return parts
