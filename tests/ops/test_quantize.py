@@ -250,15 +250,14 @@ def test_types_without_a_quantizer_say_which_have_one(
         quantize(torch.zeros(255), named("Q4_K").id)
 
 
-# llama.cpp's quantizer loses LOSSES of these tensors; benchmarks/quantize_error.py has them all.
+# benchmarks/quantize_error.py has all tensors, and llama.cpp's quantizer, which loses 0.0003.
 @pytest.mark.parametrize(
-    ("tensor", "name", "limit"),
-    [("blk.0.attn_output.weight", "Q4_K", 0.03), ("blk.0.ffn_down.weight", "Q6_K", 0.01)],
+    ("tensor", "name"), [("blk.0.attn_output.weight", "Q4_K"), ("blk.0.ffn_down.weight", "Q6_K")]
 )
 def test_weights_of_a_real_file_survive_requantization(
-    demo_model_path: Path, tensor: str, name: str, limit: float
+    demo_model_path: Path, tensor: str, name: str
 ) -> None:
     row = named(name)
     weight = load_gguf(demo_model_path).tensors[tensor]
     assert weight.qtype == row.id
-    assert relative_error(weight.dequantize()[:200], row) < limit
+    assert relative_error(weight.dequantize()[:200], row) < 0.001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -206,3 +207,14 @@ def test_sign_patterns_have_even_parity() -> None:
     assert len(set(codebooks.KSIGNS)) == 128
     assert all(bin(sign).count("1") % 2 == 0 for sign in codebooks.KSIGNS)
     assert all(sign & 127 == index for index, sign in enumerate(codebooks.KSIGNS))
+
+
+def test_the_documented_table_is_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    documented = {cells[0]: cells[1:6] for cells in lines if len(cells) == 7}
+    for row in ALL:
+        number, block, size, bits, quantizer = documented[row.name]
+        assert (int(number), int(block), int(size)) == (row.id, row.block_size, row.block_bytes)
+        assert float(bits) == row.block_bytes * 8 / row.block_size
+        assert (quantizer == "–") == (row.id not in quant_ops.QUANTIZABLE)
