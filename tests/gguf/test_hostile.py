@@ -147,7 +147,7 @@ def test_dtype_must_be_floating_point(tmp_path: Path) -> None:
 
 
 def test_memory_of_many_small_things(tmp_path: Path) -> None:
-    """A quarter of the keys, tensors and nested arrays that are allowed costs a quarter of 64 MiB."""
+    """A quarter of the keys, tensors and nested arrays allowed costs a quarter of 64 MiB."""
     limit = (1 << 16) // 4
     nested: tuple[object, ...] = ("arr", "arr", [("arr", "u8", [])] * limit)
     keys: list[tuple[str, tuple[object, ...]]] = [(f"k{i}", ("u8", 1)) for i in range(limit - 1)]
