@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Ggml:
         self.quantize_chunk = ctypes.CDLL(path).ggml_quantize_chunk
         self.quantize_chunk.restype = ctypes.c_size_t
         number, pointer = ctypes.c_int64, ctypes.c_void_p
-        types = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
+        types: list[Any] = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
         self.quantize_chunk.argtypes = types
 
     def __call__(self, x: Tensor, row: QuantType) -> Tensor:

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import quants
@@ -69,7 +70,7 @@ class Grid(NamedTuple):
 '''
 
 
-def grid_values(source: type) -> np.ndarray:
+def grid_values(source: Any) -> np.ndarray:
     """The grid as int64 ``[rows, width]``."""
     source.init_grid()
     return source.grid.reshape(source.grid_shape).astype(np.int64)
@@ -125,7 +126,7 @@ def header() -> str:
     return "".join(parts)
 
 
-def py_grid(name: str, source: type) -> str:
+def py_grid(name: str, source: Any) -> str:
     levels = tuple(int(v) for v in source.grid_map)
     bits = (len(levels) - 1).bit_length()
     index = np.searchsorted(np.array(levels), grid_values(source))
