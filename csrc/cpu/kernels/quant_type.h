@@ -28,9 +28,8 @@ void dequantize(const uint8_t* blocks, int64_t num_blocks, float* out) {
       const u8x32 codes = T::codes(*block, c);
       unrolled<4>([&](int part) {
         const int s = (c * kChunk + part * 8) / T::kSub;
-        typedef uint8_t u8x8 __attribute__((vector_size(8)));
-        const u8x8 code = load<u8x8>(reinterpret_cast<const uint8_t*>(&codes) + 8 * part);
-        f32x8 v = scale[s] * to_float(__builtin_convertvector(code, i32x8) - T::kOffset);
+        const auto* eight = reinterpret_cast<const uint8_t*>(&codes) + 8 * part;
+        f32x8 v = scale[s] * to_float(widen<uint8_t>(eight) - T::kOffset);
         if (T::kMins) v = v + min[s];
         store(out + c * kChunk + part * 8, v);
       });
@@ -53,7 +52,7 @@ template <class T>
 RF_INLINE f32x8 lane_scales(const float* scale) {
   if (T::kSub == 32) return splat<f32x8>(scale[0]);
 #if defined(__AVX2__)
-  return _mm256_blend_ps(_mm256_broadcast_ss(scale), _mm256_broadcast_ss(scale + 1), 0xF0);
+  return _mm256_blend_ps(splat<f32x8>(scale[0]), splat<f32x8>(scale[1]), 0xF0);
 #else
   return f32x8{scale[0], scale[0], scale[0], scale[0], scale[1], scale[1], scale[1], scale[1]};
 #endif

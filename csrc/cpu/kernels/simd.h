@@ -110,6 +110,20 @@ RF_INLINE f32x8 to_float(i32x8 v) { return __builtin_convertvector(v, f32x8); }
 RF_INLINE f32xW to_float(i32xW v) { return __builtin_convertvector(v, f32xW); }
 #endif
 
+// 8 bytes of memory, of type Number, as 32-bit integers.
+template <typename Number>
+RF_INLINE i32x8 widen(const void* p) {
+#if defined(__AVX2__)
+  const __m128i bytes = _mm_loadl_epi64(static_cast<const __m128i*>(p));
+  constexpr bool kSigned = static_cast<Number>(-1) < 0;
+  return (i32x8)(kSigned ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes));
+#else
+  i32x8 v;
+  for (int i = 0; i < 8; ++i) v[i] = static_cast<const Number*>(p)[i];
+  return v;
+#endif
+}
+
 // The sum of the lanes, always in the same order.
 RF_INLINE float sum(f32x8 v) {
 #if defined(__AVX2__)

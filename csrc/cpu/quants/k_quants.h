@@ -8,8 +8,7 @@ namespace rocmforge::cpu::ROCMFORGE_ISA {
 // scale[i] = d * byte i of `numbers`, which are of type Number.
 template <typename Number>
 RF_INLINE void scaled(uint64_t numbers, float d, float* scale) {
-  typedef Number Bytes __attribute__((vector_size(8)));
-  store(scale, d * __builtin_convertvector((Bytes)numbers, f32x8));
+  store(scale, d * to_float(widen<Number>(&numbers)));
 }
 
 struct Q2_K : Trait<10, 256, 16, 0, true> {
@@ -53,7 +52,7 @@ struct Q3_K : Trait<11, 256, 16, 4> {
       scaled<int8_t>(((number[i] | borrow) - offset) ^ borrow, d, scale + 8 * i);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
-    return field<2>(b.qs + i / 4 * 32, 2 * (i % 4)) | field<1>(b.high, i) << 2;
+    return field<2>(b.qs + i / 4 * 32, 2 * (i % 4)) | field<1, 2>(b.high, i);
   }
 };
 
@@ -97,7 +96,7 @@ struct Q5_K : Trait<13, 256, 32, 0, true> {
     scales_and_mins(b.scales, half_to_float(b.d), half_to_float(b.dmin), scale, min);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
-    return field<4>(b.qs + i / 2 * 32, 4 * (i % 2)) | field<1>(b.high, i) << 4;
+    return field<4>(b.qs + i / 2 * 32, 4 * (i % 2)) | field<1, 4>(b.high, i);
   }
 };
 
@@ -115,7 +114,7 @@ struct Q6_K : Trait<14, 256, 16, 32> {
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<4>(b.low + i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4) |
-           field<2>(b.high + i / 4 * 32, 2 * (i % 4)) << 4;
+           field<2, 4>(b.high + i / 4 * 32, 2 * (i % 4));
   }
 };
 

@@ -33,10 +33,14 @@ RF_INLINE u8x32 nibbles(const uint8_t* qs) {
   return concat(q, (u8x16)((u16x8)q >> 4)) & 15;
 }
 
-// Bits [shift, shift + width) of 32 neighbouring bytes.
-template <int Width>
-RF_INLINE u8x32 field(const uint8_t* bytes, int shift) {
-  return (u8x32)(load<u16x16>(bytes) >> static_cast<uint16_t>(shift)) & uint8_t{(1 << Width) - 1};
+// Bits [From, From + Width) of 32 neighbouring bytes, moved to bit To. 16-bit shifts serve for
+// bytes: what crosses from one to its neighbour lands outside the field.
+template <int Width, int To = 0>
+RF_INLINE u8x32 field(const uint8_t* bytes, int from) {
+  const u16x16 q = load<u16x16>(bytes);
+  const u16x16 moved =
+      from > To ? q >> static_cast<uint16_t>(from - To) : q << static_cast<uint16_t>(To - from);
+  return (u8x32)moved & uint8_t{((1 << Width) - 1) << To};
 }
 
 // Signed bytes as codes with offset 128.
