@@ -34,14 +34,19 @@ lint: $(STAMPS)/test
 abi: $(STAMPS)/test
 	$(PY) -m tools.check_abi
 
-# Installing also builds; only what changed is compiled again.
-$(STAMPS)/demo: $(SOURCES) | $(STAMPS)/torch
-	$(PY) -m pip install --progress-bar on -e ".[demo]"
-	@mkdir -p $(STAMPS) && touch $@
+# The kernels are compiled ahead of pip, which would hide ninja's progress; pip finds them done.
+$(STAMPS)/kernels: $(SOURCES) | $(STAMPS)/torch
+	$(PY) -m pip install -q "setuptools>=77" ninja
+	$(PY) setup.py -q build_ext --inplace
+	@touch $@
 
-$(STAMPS)/test: $(SOURCES) | $(STAMPS)/torch
-	$(PY) -m pip install -q -e ".[demo,dev]"
-	@mkdir -p $(STAMPS) && touch $@
+$(STAMPS)/demo: $(STAMPS)/kernels
+	$(PY) -m pip install --progress-bar on -e ".[demo]"
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/kernels
+	$(PY) -m pip install --progress-bar on -e ".[demo,dev]"
+	@touch $@
 
 $(STAMPS)/torch:
 	@command -v $${CXX:-g++} >/dev/null || { echo "A C++17 compiler is needed: install g++."; exit 1; }

@@ -225,7 +225,7 @@ def build_gpu(device: str, torch: Torch, out: Path, build_dir: Path) -> None:
     for source in sources("ops/*_gpu.cpp"):
         ninja.compile(source, [*launcher(), *host, *compile_flags])
     if device == "cuda":
-        nvcc = ["nvcc", "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Icsrc"]
+        nvcc = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Icsrc"]
         compiler = [*nvcc, "-x", "cu", *cuda_arch_flags()]
         link = ["nvcc", "-shared", "-cudart", "static"]
         link_flags = [f.replace("-Wl,", "-Xlinker=") for f in link_flags]

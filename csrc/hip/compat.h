@@ -13,6 +13,7 @@ using gpu_bfloat16 = __hip_bfloat16;
 #define gpuSuccess hipSuccess
 #define gpuGetLastError hipGetLastError
 #define gpuGetErrorString hipGetErrorString
+#define gpuErrorInvalidValue hipErrorInvalidValue
 
 // CDNA runs waves of 64 lanes, RDNA of 32.
 #if defined(__GFX9__)
@@ -24,6 +25,15 @@ constexpr int kWaveSize = 32;
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
   return __shfl_xor(value, mask, kWaveSize);
+}
+
+// sum + a . b, four signed bytes each.
+__device__ __forceinline__ int dot4(int a, int b, int sum) {
+#if defined(__gfx11__) || defined(__GFX11__) || defined(__GFX12__)
+  return __builtin_amdgcn_sudot4(true, a, true, b, sum, false);
+#else
+  return __builtin_amdgcn_sdot4(a, b, sum, false);
+#endif
 }
 
 #else  // nvcc
@@ -38,6 +48,7 @@ using gpu_bfloat16 = __nv_bfloat16;
 #define gpuSuccess cudaSuccess
 #define gpuGetLastError cudaGetLastError
 #define gpuGetErrorString cudaGetErrorString
+#define gpuErrorInvalidValue cudaErrorInvalidValue
 
 constexpr int kWaveSize = 32;
 
@@ -45,5 +56,7 @@ template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask, kWaveSize);
 }
+
+__device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 
 #endif
