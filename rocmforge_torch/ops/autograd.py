@@ -90,7 +90,8 @@ def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if _needs_grad(ctx, 0):
         grad_x = torch.ops.rocmforge.quant_matmul_transposed(grad, qweight, ctx.qtype)
     if _needs_grad(ctx, 3):
-        grad_bias = grad.flatten(0, -2).sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_bias = rows.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None
 
 

@@ -29,15 +29,22 @@ def check(condition: bool | torch.SymBool, op: str, message: str) -> None:
         raise RuntimeError(f"{NAMESPACE}::{op}: {message}")
 
 
-def define(schema: str, reference: Callable[..., Any]) -> Callable[[ShapeFunction], ShapeFunction]:
-    """Decorator of a shape function: registers `rocmforge::SCHEMA` with it and its reference."""
+def define(
+    schema: str,
+    reference: Callable[..., Any],
+    value_check: Callable[..., None] | None = None,
+) -> Callable[[ShapeFunction], ShapeFunction]:
+    """Decorator of a shape function: registers `rocmforge::SCHEMA` with it and its reference.
+
+    `value_check` looks at what a shape function cannot: the values of the arguments, on the CPU.
+    """
     name = schema.partition("(")[0]
 
     def register(shape_function: ShapeFunction) -> ShapeFunction:
         OPS[name] = schema
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_function, lib=LIBRARY)
-        FALLBACKS[name] = _fallback(name, shape_function, reference)
+        FALLBACKS[name] = _fallback(name, shape_function, reference, value_check)
         LIBRARY.impl(name, FALLBACKS[name], "CompositeExplicitAutograd")
         return shape_function
 
@@ -45,13 +52,18 @@ def define(schema: str, reference: Callable[..., Any]) -> Callable[[ShapeFunctio
 
 
 def _fallback(
-    name: str, shape_function: ShapeFunction, reference: Callable[..., Any]
+    name: str,
+    shape_function: ShapeFunction,
+    reference: Callable[..., Any],
+    value_check: Callable[..., None] | None,
 ) -> Callable[..., Any]:
     warned: set[str] = set()
 
     def run(*args: Any, **kwargs: Any) -> Any:
         shape_function(*args, **kwargs)
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
+        if value_check is not None and device.type == "cpu":
+            value_check(*args, **kwargs)
         if device.type not in warned:
             warned.add(device.type)
             warnings.warn(

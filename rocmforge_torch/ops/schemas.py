@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reference, value_checks
 from .checks import (
     FLOATS,
     INTS,
@@ -108,6 +108,7 @@ def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
 @define(
     "quant_embedding(Tensor ids, Tensor qweight, int qtype, ScalarType dtype) -> Tensor",
     reference.quant_embedding,
+    value_checks.embedding_ids,
 )
 def quant_embedding(ids: Tensor, qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
     """Rows of qweight [N, row_bytes] at ids [...] -> values [..., K] in `dtype`."""
@@ -203,7 +204,11 @@ def _gated(op: str, gate: Tensor, up: Tensor) -> Tensor:
     return torch.empty_like(gate, memory_format=torch.contiguous_format)
 
 
-@define("accumulate_(Tensor(a!) dst, Tensor src, Tensor offset) -> ()", reference.accumulate_)
+@define(
+    "accumulate_(Tensor(a!) dst, Tensor src, Tensor offset) -> ()",
+    reference.accumulate_,
+    value_checks.accumulate_offset,
+)
 def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
     """In place dst[offset : offset + n] += src; dst [S, ...], src [n, ...], offset int64 [] or [1].
 
@@ -234,6 +239,7 @@ def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
     "kv_cache_write_(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor k, Tensor v, Tensor slots)"
     " -> ()",
     reference.kv_cache_write_,
+    value_checks.cache_slots,
 )
 def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     """In place store of new keys and values.
@@ -270,6 +276,7 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
     " Tensor? block_table=None, float? scale=None, bool causal=True, int window=0,"
     " float softcap=0.0, Tensor? sinks=None, Tensor? alibi_slopes=None) -> Tensor",
     reference.attention,
+    value_checks.attention_places,
 )
 def attention(
     q: Tensor,

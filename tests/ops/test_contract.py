@@ -161,7 +161,7 @@ def test_bad_input_is_refused_by_kernel_shape_function_and_fallback(name: str) -
 def test_fallback_warns_once() -> None:
     from rocmforge_torch.ops.registry import _fallback
 
-    run = _fallback("rms_norm", lambda *args: None, reference.rms_norm)
+    run = _fallback("rms_norm", lambda *args: None, reference.rms_norm, None)
     x = torch.randn(2, 8)
     with pytest.warns(RuntimeWarning, match="rms_norm has no cpu kernel here; its reference runs"):
         run(x, None, 1e-6)

@@ -6,8 +6,6 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
-from ..registry import check
-
 
 def attention(
     q: Tensor,
@@ -22,7 +20,6 @@ def attention(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
-    _check_places(k_cache, seq_lens, block_table)
     if block_table is not None:
         k_cache, v_cache = _gather(k_cache, block_table), _gather(v_cache, block_table)
     num_queries, num_heads, num_keys = q.shape[1], q.shape[2], k_cache.shape[1]
@@ -67,28 +64,3 @@ def _gather(pages: Tensor, block_table: Tensor) -> Tensor:
     # Entries behind a sequence's last block are never looked at, whatever they hold.
     table = block_table.long().clamp(0, max(pages.shape[0] - 1, 0))
     return rearrange(pages[table], "b n s h d -> b (n s) h d")
-
-
-def _check_places(k_cache: Tensor, seq_lens: Tensor, block_table: Tensor | None) -> None:
-    """On the CPU, refuse lengths and pages outside the cache; a GPU would have to be waited for."""
-    if seq_lens.device.type != "cpu" or seq_lens.numel() == 0:
-        return
-    num_blocks, block_size = k_cache.shape[:2]
-    per_sequence = 1 if block_table is None else block_table.shape[1]
-    room, shortest, longest = block_size * per_sequence, int(seq_lens.min()), int(seq_lens.max())
-    bad = shortest if shortest < 0 else longest
-    check(
-        0 <= bad <= room,
-        "attention",
-        f"seq_lens must be between 0 and the {room} positions of the cache, got {bad}",
-    )
-    if block_table is not None:
-        first_position = torch.arange(per_sequence) * block_size
-        used = block_table[first_position < seq_lens[:, None]]
-        wrong = used[(used < 0) | (used >= num_blocks)]
-        check(
-            wrong.numel() == 0,
-            "attention",
-            f"block_table must hold blocks between 0 and {num_blocks - 1} wherever seq_lens "
-            f"reaches, got {wrong[:1].tolist()}",
-        )
