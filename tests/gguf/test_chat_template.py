@@ -12,6 +12,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from rocmforge_torch import GGUFError
+from rocmforge_torch.gguf import template_sandbox
 from rocmforge_torch.gguf.chat_template import (
     MAX_TEMPLATE_CHARS,
     apply_template,
@@ -23,7 +24,7 @@ KEY = "tokenizer.chat_template"
 MESSAGES = [
     {"role": "system", "content": "Be <b>brief</b> & \"kind\"."},
     {"role": "user", "content": "  Où est l'été ? 👋\n"},
-    {"role": "assistant", "content": "Là.", "tool_calls": [{"name": "find", "arguments": {"q": 1}}]},
+    {"role": "assistant", "content": "Là.", "tool_calls": [{"name": "f", "arguments": {"q": 1}}]},
     {"role": "user", "content": "Thanks"},
 ]  # fmt: skip
 TOOLS = [
@@ -231,7 +232,8 @@ def test_broken(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", TOO_MUCH, ids=lambda source: source[:40])
-def test_bounded(source: str) -> None:
+def test_bounded(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_sandbox, "MAX_SECONDS", 1.0)
     begin = time.process_time()
     tracemalloc.start()
     try:

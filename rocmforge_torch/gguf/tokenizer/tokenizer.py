@@ -13,7 +13,7 @@ from ..chat_template import apply_template, read_templates
 from ..errors import quote
 from .byte_pairs import build_byte_pairs, find_pre_tokenizer
 from .fields import PREFIX, TOKENS, Metadata, get_str, key_error
-from .model import Model, library_errors
+from .model import Model, library_errors, return_freed_memory
 from .scanner import Scanner
 from .sentencepiece import build_sentencepiece
 from .special_tokens import SpecialTokens, find_special_tokens
@@ -83,16 +83,14 @@ class Tokenizer:
             raise key_error(
                 MODEL, f"{quote(name)} is not supported, only {', '.join(sorted(BUILDERS))} are"
             )
+        templates = read_templates(metadata)
         vocabulary = read_vocabulary(metadata, needs_scores=name in RANKED_BY_SCORES)
         model, special = BUILDERS[name](metadata, name, vocabulary)
-        return cls(
-            metadata[TOKENS],
-            special.types.astype(np.uint8).tobytes(),
-            model,
-            special,
-            _scanners(metadata, vocabulary, special),
-            read_templates(metadata),
-        )
+        scanners = _scanners(metadata, vocabulary, special)
+        types = special.types.astype(np.uint8).tobytes()
+        del vocabulary
+        return_freed_memory()
+        return cls(metadata[TOKENS], types, model, special, scanners, templates)
 
     @property
     def vocab_size(self) -> int:
