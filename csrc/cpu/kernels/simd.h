@@ -36,6 +36,7 @@ using Vec = typename VectorOf<T, N>::type;
 
 using u8x16 = Vec<uint8_t, 16>;
 using u16x8 = Vec<uint16_t, 8>;
+using u32x4 = Vec<uint32_t, 4>;
 using u8x32 = Vec<uint8_t, 32>;
 using u16x16 = Vec<uint16_t, 16>;
 using i8x32 = Vec<int8_t, 32>;

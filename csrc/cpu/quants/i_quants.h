@@ -27,7 +27,24 @@ RF_INLINE u8x32 grid8(const uint64_t* grid, int a, int b, int c, int d) {
 
 // Sixteen scales d * (1/2 + nibble) * 1/4.
 RF_INLINE void quarter_scales(const uint8_t* packed, float d, float* scale) {
-  for (int i = 0; i < 16; ++i) scale[i] = d * (0.5f + nibble(packed, i)) * 0.25f;
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t number = spread_nibbles(load<uint32_t>(packed + 4 * i));
+    store(scale + 8 * i, d * (0.5f + numbers(number)) * 0.25f);
+  }
+}
+
+// The top nibbles of eight 32-bit words, `stride` bytes apart.
+RF_INLINE f32x8 top_nibbles(const uint8_t* words, int stride) {
+  uint64_t number = 0;
+  for (int i = 0; i < 8; ++i) number |= static_cast<uint64_t>(words[i * stride + 3] >> 4) << 8 * i;
+  return numbers(number);
+}
+
+RF_INLINE u8x32 grid4(const uint32_t* grid, const int* index) {
+  u64x4 v;
+  for (int i = 0; i < 4; ++i)
+    v[i] = grid[index[2 * i]] | static_cast<uint64_t>(grid[index[2 * i + 1]]) << 32;
+  return (u8x32)v;
 }
 
 struct IQ2_XXS : Trait<16, 256, 32, 64> {
@@ -35,19 +52,18 @@ struct IQ2_XXS : Trait<16, 256, 32, 64> {
     uint16_t d;
     struct RF_PACKED {
       uint8_t index[4];
-      uint32_t signs_and_scale;  // four 7-bit sign indices, a 4-bit scale
+      uint8_t signs_and_scale[4];  // four 7-bit sign indices, a 4-bit scale
     } part[8];
   };
   static_assert(sizeof(Block) == 66);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    const float d = half_to_float(b.d);
-    for (int i = 0; i < 8; ++i)
-      scale[i] = d * (0.5f + static_cast<float>(b.part[i].signs_and_scale >> 28)) * 0.25f;
+    const f32x8 number = top_nibbles(b.part[0].signs_and_scale, 8);
+    store(scale, half_to_float(b.d) * (0.5f + number) * 0.25f);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     const uint8_t* q = b.part[i].index;
     return with_signs(grid8(iq2xxs_grid, q[0], q[1], q[2], q[3]),
-                      packed_signs(b.part[i].signs_and_scale));
+                      packed_signs(load<uint32_t>(b.part[i].signs_and_scale)));
   }
 };
 
@@ -93,18 +109,18 @@ struct IQ3_XXS : Trait<18, 256, 32, 64> {
   struct RF_PACKED Block {
     uint16_t d;
     uint8_t qs[64];
-    uint32_t signs_and_scale[8];
+    uint8_t signs_and_scale[32];
   };
   static_assert(sizeof(Block) == 98);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    const float d = half_to_float(b.d);
-    for (int i = 0; i < 8; ++i)
-      scale[i] = d * (0.5f + static_cast<float>(b.signs_and_scale[i] >> 28)) * 0.5f;
+    const f32x8 number = top_nibbles(b.signs_and_scale, 4);
+    store(scale, half_to_float(b.d) * (0.5f + number) * 0.5f);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
-    uint32_t grid[8];
-    for (int j = 0; j < 8; ++j) grid[j] = iq3xxs_grid[b.qs[8 * i + j]];
-    return with_signs(load<u8x32>(grid), packed_signs(b.signs_and_scale[i]));
+    int index[8];
+    for (int j = 0; j < 8; ++j) index[j] = b.qs[8 * i + j];
+    return with_signs(grid4(iq3xxs_grid, index),
+                      packed_signs(load<uint32_t>(b.signs_and_scale + 4 * i)));
   }
 };
 
@@ -118,13 +134,13 @@ struct IQ3_S : Trait<21, 256, 32, 64> {
   };
   static_assert(sizeof(Block) == 110);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    const float d = half_to_float(b.d);
-    for (int i = 0; i < 8; ++i) scale[i] = d * static_cast<float>(1 + 2 * nibble(b.scales, i));
+    const uint64_t number = spread_nibbles(load<uint32_t>(b.scales));
+    store(scale, half_to_float(b.d) * (1 + 2 * numbers(number)));
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
-    uint32_t grid[8];
-    for (int j = 0; j < 8; ++j) grid[j] = iq3s_grid[b.qs[8 * i + j] | (b.high[i] >> j & 1) << 8];
-    return with_signs(load<u8x32>(grid), b.signs[i]);
+    int index[8];
+    for (int j = 0; j < 8; ++j) index[j] = b.qs[8 * i + j] | (b.high[i] << (8 - j) & 0x100);
+    return with_signs(grid4(iq3s_grid, index), b.signs[i]);
   }
 };
 
@@ -148,9 +164,9 @@ struct IQ1_S : Trait<19, 256, 32, 16> {
   };
   static_assert(sizeof(Block) == 50);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    const float d = half_to_float(b.d);
-    for (int i = 0; i < 8; ++i)
-      scale[i] = d * static_cast<float>(2 * (b.high[i] >> 12 & 7) + 1) * 0.125f;
+    uint64_t number = 0;
+    for (int i = 0; i < 8; ++i) number |= static_cast<uint64_t>(b.high[i] >> 12 & 7) << 8 * i;
+    store(scale, half_to_float(b.d) * (2 * numbers(number) + 1) * 0.125f);
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     const uint8_t* q = b.qs + 4 * i;
@@ -173,8 +189,12 @@ struct IQ1_M : Trait<29, 256, 16, 16> {
     __builtin_memcpy(s, b.scales, sizeof(s));
     const float d = half_to_float(static_cast<uint16_t>(s[0] >> 12 | (s[1] >> 12) << 4 |
                                                         (s[2] >> 12) << 8 | (s[3] >> 12) << 12));
-    for (int i = 0; i < 16; ++i)
-      scale[i] = d * static_cast<float>(2 * (s[i / 4] >> (3 * (i % 4)) & 7) + 1) * 0.125f;
+    for (int i = 0; i < 2; ++i) {
+      uint64_t number = 0;
+      for (int j = 0; j < 8; ++j)
+        number |= static_cast<uint64_t>(s[2 * i + j / 4] >> (3 * (j % 4)) & 7) << 8 * j;
+      store(scale + 8 * i, d * (2 * numbers(number) + 1) * 0.125f);
+    }
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     const uint8_t* q = b.qs + 4 * i;
@@ -210,11 +230,10 @@ struct IQ4_XS : Trait<23, 256, 32, 128, false, true> {
   };
   static_assert(sizeof(Block) == 136);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
-    const float d = half_to_float(b.d);
-    for (int i = 0; i < 8; ++i) {
-      const int number = nibble(b.scales_low, i) | (b.scales_high >> (2 * i) & 3) << 4;
-      scale[i] = d * static_cast<float>(number - 32);
-    }
+    uint64_t number = spread_nibbles(load<uint32_t>(b.scales_low));
+    for (int i = 0; i < 8; ++i)
+      number |= static_cast<uint64_t>(b.scales_high >> (2 * i) & 3) << (8 * i + 4);
+    store(scale, half_to_float(b.d) * (numbers(number) - 32));
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return look_up(kIq4Codes, nibbles(b.qs + 16 * i));

@@ -5,12 +5,6 @@
 
 namespace rocmforge::cpu::ROCMFORGE_ISA {
 
-// scale[i] = d * byte i of `numbers`, which are of type Number.
-template <typename Number>
-RF_INLINE void scaled(uint64_t numbers, float d, float* scale) {
-  store(scale, d * to_float(widen<Number>(&numbers)));
-}
-
 struct Q2_K : Trait<10, 256, 16, 0, true> {
   struct RF_PACKED Block {
     uint8_t scales[16];  // low nibble: scale, high nibble: minimum
@@ -22,8 +16,8 @@ struct Q2_K : Trait<10, 256, 16, 0, true> {
     const float d = half_to_float(b.d), dmin = half_to_float(b.dmin);
     for (int i = 0; i < 16; i += 8) {
       const uint64_t packed = load<uint64_t>(b.scales + i);
-      scaled<uint8_t>(packed & 0x0F0F0F0F0F0F0F0F, d, scale + i);
-      scaled<uint8_t>(packed >> 4 & 0x0F0F0F0F0F0F0F0F, -dmin, min + i);
+      store(scale + i, d * numbers(packed & 0x0F0F0F0F0F0F0F0F));
+      store(min + i, -dmin * numbers(packed >> 4 & 0x0F0F0F0F0F0F0F0F));
     }
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
@@ -49,7 +43,7 @@ struct Q3_K : Trait<11, 256, 16, 4> {
     const uint64_t borrow = 0x8080808080808080, offset = 0x2020202020202020;
     const float d = half_to_float(b.d);
     for (int i = 0; i < 2; ++i)
-      scaled<int8_t>(((number[i] | borrow) - offset) ^ borrow, d, scale + 8 * i);
+      store(scale + 8 * i, d * numbers<int8_t>(((number[i] | borrow) - offset) ^ borrow));
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<2>(b.qs + i / 4 * 32, 2 * (i % 4)) | field<1, 2>(b.high, i);
@@ -65,8 +59,8 @@ RF_INLINE void scales_and_mins(const uint8_t* packed, float d, float dmin, float
   const uint64_t six = 0x3F3F3F3F, four = 0x0F0F0F0F, two = 0x03030303;
   const uint64_t scales = (both & six) | ((rest & four) | (both >> 6 & two) << 4) << 32;
   const uint64_t mins = (both >> 32 & six) | ((rest >> 4 & four) | (both >> 38 & two) << 4) << 32;
-  scaled<uint8_t>(scales, d, scale);
-  scaled<uint8_t>(mins, -dmin, min);
+  store(scale, d * numbers(scales));
+  store(min, -dmin * numbers(mins));
 }
 
 struct Q4_K : Trait<12, 256, 32, 0, true> {
@@ -110,7 +104,8 @@ struct Q6_K : Trait<14, 256, 16, 32> {
   static_assert(sizeof(Block) == 210);
   static RF_INLINE void scales(const Block& b, float* scale, float*) {
     const float d = half_to_float(b.d);
-    for (int i = 0; i < 16; i += 8) scaled<int8_t>(load<uint64_t>(b.scales + i), d, scale + i);
+    for (int i = 0; i < 16; i += 8)
+      store(scale + i, d * numbers<int8_t>(load<uint64_t>(b.scales + i)));
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
     return field<4>(b.low + i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4) |

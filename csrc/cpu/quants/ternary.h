@@ -11,6 +11,13 @@ RF_INLINE V ternary_digit(V bytes) {
   return V{} - (V)(bytes > 85) - (V)(bytes > 170);
 }
 
+// The byte with its first `count` digits shifted out.
+template <typename V>
+RF_INLINE V skip_digits(V bytes, int count) {
+  for (int i = 0; i < count; ++i) bytes = bytes + bytes + bytes;
+  return bytes;
+}
+
 struct TQ1_0 : Trait<34, 256, 32, 1> {
   struct RF_PACKED Block {
     uint8_t qs[32];    // digit t of byte j: element 32 t + j
@@ -23,13 +30,13 @@ struct TQ1_0 : Trait<34, 256, 32, 1> {
     fill<8>(scale, half_to_float(b.d));
   }
   static RF_INLINE u8x32 codes(const Block& b, int i) {
-    constexpr uint8_t kPower[5] = {1, 3, 9, 27, 81};
-    if (i < 5) return ternary_digit(load<u8x32>(b.qs) * kPower[i]);
+    if (i < 5) return ternary_digit(skip_digits(load<u8x32>(b.qs), i));
     const u8x16 tail = load<u8x16>(b.tail);
-    if (i < 7) return ternary_digit(concat(tail * kPower[2 * i - 10], tail * kPower[2 * i - 9]));
-    uint8_t last[16];
-    for (int j = 0; j < 16; ++j) last[j] = b.last[j % 4] * kPower[j / 4];
-    return ternary_digit(concat(tail * kPower[4], load<u8x16>(last)));
+    if (i < 7)
+      return ternary_digit(concat(skip_digits(tail, 2 * i - 10), skip_digits(tail, 2 * i - 9)));
+    const u8x16 last = (u8x16)splat<u32x4>(load<uint32_t>(b.last));
+    const u8x16 powers = {1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27};
+    return ternary_digit(concat(skip_digits(tail, 4), last * powers));
   }
 };
 

@@ -51,7 +51,20 @@ RF_INLINE void fill(float* out, float value) {
   for (int i = 0; i < Count; ++i) out[i] = value;
 }
 
-RF_INLINE int nibble(const uint8_t* packed, int i) { return packed[i / 2] >> (4 * (i % 2)) & 15; }
+// Eight numbers of 4 bits, low first, as the bytes of a word.
+RF_INLINE uint64_t spread_nibbles(uint32_t packed) {
+  uint64_t x = packed;
+  x = (x | x << 16) & 0x0000FFFF0000FFFF;
+  x = (x | x << 8) & 0x00FF00FF00FF00FF;
+  return (x | x << 4) & 0x0F0F0F0F0F0F0F0F;
+}
+
+// Eight bytes in a word, of type Number, as floats. Scales are computed from words: numbers that
+// are stored one by one cannot be loaded as a vector without a stall.
+template <typename Number = uint8_t>
+RF_INLINE f32x8 numbers(uint64_t word) {
+  return to_float(widen<Number>(&word));
+}
 
 }  // namespace rocmforge::cpu::ROCMFORGE_ISA
 
