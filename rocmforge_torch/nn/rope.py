@@ -69,14 +69,15 @@ def inverse_frequencies(config: RopeConfig, factors: Tensor | None = None) -> Te
     base = config.base
     if config.scaling == "ntk" and config.dim > 2:
         base *= config.factor ** (config.dim / (config.dim - 2))
-    pair = torch.arange(0, config.dim, 2, dtype=torch.float64)
-    inv_freq = base ** -(pair / config.dim)
+    device = None if factors is None else factors.device
+    inv_freq = base ** -(torch.arange(0, config.dim, 2, dtype=torch.float64) / config.dim)
+    inv_freq = inv_freq.to(device)
     if factors is not None:
-        inv_freq = inv_freq / factors.to("cpu", torch.float64)
+        inv_freq = inv_freq / factors.double()
     if config.scaling == "linear":
         inv_freq = inv_freq / config.factor
     elif config.scaling == "yarn":
-        ramp = _yarn_ramp(config)
+        ramp = _yarn_ramp(config).to(device)
         inv_freq = inv_freq * (1 - ramp) + inv_freq / config.factor * ramp
     return inv_freq.to(torch.float32)
 

@@ -165,3 +165,16 @@ def test_cache_of_another_batch(tmp_path: Path) -> None:
         model(torch.zeros(1, 3, dtype=torch.int64), model.new_cache(2, 8))
     with pytest.raises(ValueError, match="must be positive, got 0 and 8"):
         model.new_cache(0, 8)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_tensor_is_made_on_the_models_device(tmp_path: Path, name: str) -> None:
+    """On "meta" nothing is computed, but every op checks that its arguments are on one device."""
+    tiny = TINY[name]
+    path = write_gguf(tiny, build(tiny), tmp_path / "model.gguf")
+    model = load_model(path, device="meta")
+    ids = torch.zeros(2, 5, dtype=torch.int64, device="meta")
+    with torch.inference_mode():
+        for logits in (model(ids), model(ids, model.new_cache(2, 8))):
+            assert (logits.device.type, logits.dtype) == ("meta", torch.bfloat16)
+            assert logits.shape == (2, 5, 96)
