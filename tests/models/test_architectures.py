@@ -96,3 +96,22 @@ def test_weights_are_the_mapped_file(pair: tuple[Any, CausalLM]) -> None:
     weights = [name for name in ours.file.tensors if "rope" not in name]
     assert len(state) == len(weights)
     assert COMMON["num_hidden_layers"] <= len(ours.layers)
+
+
+def test_gradients(pair: tuple[Any, CausalLM]) -> None:
+    """Of what enters the first layer, through everything: adapters can be trained on any model."""
+    input_ids, grads = ids(2, 20), []
+    for model, first in ((pair[0], pair[0].model.layers[0]), (pair[1], pair[1].layers[0])):
+        inputs = []
+
+        def watch(module: Any, args: Any, inputs: list[Any] = inputs) -> Any:
+            inputs.append(args[0].detach().requires_grad_())
+            return (inputs[0], *args[1:])
+
+        hook = first.register_forward_pre_hook(watch)
+        output = model(input_ids)
+        hook.remove()
+        getattr(output, "logits", output).square().sum().backward()
+        grads.append(inputs[0].grad)
+    assert grads[0].std() > 1e-3
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-4 * grads[0].std().item())
