@@ -15,12 +15,21 @@ using gpu_bfloat16 = __hip_bfloat16;
 #define gpuGetErrorString hipGetErrorString
 #define gpuErrorInvalidValue hipErrorInvalidValue
 
-// CDNA runs waves of 64 lanes, RDNA of 32.
+// CDNA runs waves of 64 lanes, RDNA of 32. Device code only: one host program launches on both, so
+// a launcher asks device_wave_size().
 #if defined(__GFX9__)
 constexpr int kWaveSize = 64;
 #else
 constexpr int kWaveSize = 32;
 #endif
+
+// Of the current device.
+inline int device_wave_size() {
+  int device = 0, lanes = 0;
+  if (hipGetDevice(&device) != hipSuccess) return 0;
+  if (hipDeviceGetAttribute(&lanes, hipDeviceAttributeWarpSize, device) != hipSuccess) return 0;
+  return lanes;
+}
 
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
@@ -51,6 +60,7 @@ using gpu_bfloat16 = __nv_bfloat16;
 #define gpuErrorInvalidValue cudaErrorInvalidValue
 
 constexpr int kWaveSize = 32;
+inline int device_wave_size() { return kWaveSize; }
 
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {

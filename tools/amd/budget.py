@@ -5,7 +5,8 @@ every_kernel   limits for all kernels on all architectures, whatever the compile
 rows           the first whose pattern (`kernels`, with * and ?) matches a kernel judges it:
     weights    numbers of the arguments that hold weights (bytes_in_flight is of their loads)
     require    at least so many instructions of a class (dot, matrix: where the card has them)
-    limits     by architecture, over all kernels of the row
+    always     limits on every architecture, whatever the compiler
+    limits     by architecture, as measured over all kernels of the row
     weights_per_turn   weights that a lane works through in one turn of the main loop
 beside_ggml    type name -> the kernel of ours that docs/isa.md puts beside ggml's
 """
@@ -33,9 +34,6 @@ class Breach:
     kernel: str
     arch: str
     problem: str
-
-    def __str__(self) -> str:
-        return f"{self.kernel} on {self.arch}: {self.problem}"
 
 
 class Budget:
@@ -78,7 +76,7 @@ class Budget:
         row = self.row(name)
         if row is None:
             return [Breach(name, arch, "no row of the budget matches it")]
-        limits = dict(self.data["every_kernel"])
+        limits = {**self.data["every_kernel"], **row.get("always", {})}
         if measured:
             own = row.get("limits", {}).get(arch)
             if own is None:
@@ -97,11 +95,16 @@ class Budget:
                 found.append(Breach(name, arch, problem))
         return found
 
-    def update(self, measures: Iterable[Measure], compiler_release: str) -> None:
-        """Writes limits that are missing and tightens the others; never loosens one.
+    def reset(self, pattern: str) -> None:
+        """Forgets the measured limits of a row, for `update` to write what is measured now."""
+        rows = [row for row in self.data["rows"] if row["kernels"] == pattern]
+        if not rows:
+            raise ValueError(f"the budget has no row {pattern}")
+        for row in rows:
+            row["limits"] = {}
 
-        To loosen a limit, delete it and update: the change then shows in review.
-        """
+    def update(self, measures: Iterable[Measure], compiler_release: str) -> None:
+        """Writes limits that are missing and tightens the others; never loosens one (see reset)."""
         if compiler_release != self.data["compiler"]:
             self.data["compiler"] = compiler_release
             for row in self.rows:

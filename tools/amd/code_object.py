@@ -35,8 +35,9 @@ class Argument:
     kind: str
 
     @property
-    def is_pointer(self) -> bool:
-        return self.kind == "global_buffer"
+    def may_point(self) -> bool:
+        """Whether it is a pointer, or a struct that may hold some."""
+        return self.kind == "global_buffer" or (self.kind == "by_value" and self.size > 8)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class CodeObject:
     @cached_property
     def arch(self) -> str:
         """The target, e.g. gfx1100."""
-        return str(self._metadata["amdhsa.target"]).rpartition("-")[2].partition(":")[0]
+        return str(self._metadata["amdhsa.target"]).partition(":")[0].rpartition("-")[2]
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:

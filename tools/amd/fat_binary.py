@@ -43,7 +43,7 @@ def bundled(
         following = start + len(MAGIC)
         for name, offset, size in _entries(data, start, end):
             following = max(following, start + offset + size)
-            found = name.rpartition("-")[2].partition(":")[0]
+            found = name.partition(":")[0].rpartition("-")[2]
             if found.startswith("gfx") and size and arch in (None, found):
                 yield found, bytes(data[start + offset : start + offset + size])
         start = data.find(MAGIC, following, end)

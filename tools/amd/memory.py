@@ -125,7 +125,7 @@ def _scalar_load(
             marks = frozenset(
                 number
                 for number, a in enumerate(kernel.arguments)
-                if a.is_pointer and a.offset <= at < a.offset + a.size
+                if a.may_point and a.offset <= at < a.offset + a.size
             )
         origin[register] = marks
 

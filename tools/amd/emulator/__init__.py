@@ -10,7 +10,7 @@ run.outputs[0], run.counts["global_load_b128"], run.lines[0]
 from __future__ import annotations
 
 from .api import Emulator, Input, Output, Run
-from .messages import poisoned
+from .messages import Struct, poisoned
 from .process import EmulationError
 
-__all__ = ["EmulationError", "Emulator", "Input", "Output", "Run", "poisoned"]
+__all__ = ["EmulationError", "Emulator", "Input", "Output", "Run", "Struct", "poisoned"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..code_object import CodeObject
 from ..toolchain import BUILD, Toolchain, ToolchainError, find_program, run
-from .messages import Buffer, Call, Direct, LaunchRecord, Value
+from .messages import Buffer, Call, Direct, LaunchRecord, Struct, Value
 from .process import EmulationError, EmulatorProcess
 
 RUNTIME_SOURCE = Path(__file__).with_name("hip_runtime.cpp")
@@ -66,7 +66,7 @@ class Emulator:
         source: Path,
         arch: str,
         function: str,
-        values: Sequence[Buffer | int | float | None],
+        values: Sequence[Buffer | Struct | int | float | None],
         timeout: float = 300.0,
     ) -> Run:
         """Calls `rocmforge::gpu::FUNCTION` of a .hip file and emulates what it launches.
@@ -147,7 +147,8 @@ class Emulator:
 
 
 def _numbered(values: Sequence[object]) -> list[Buffer]:
-    buffers = [v for v in values if isinstance(v, Buffer)]
+    inside = [[f for _, f in v.fields] if isinstance(v, Struct) else [v] for v in values]
+    buffers = [v for group in inside for v in group if isinstance(v, Buffer)]
     for number, buffer in enumerate(buffers):
         buffer.number = number
     return buffers
@@ -173,6 +174,6 @@ def _launcher(library: Path, function: str) -> tuple[str, list[str]]:
 
 
 def _ctype(parameter: str) -> str:
-    if parameter.endswith("*"):
+    if parameter.endswith(("*", "&")):
         return "c_void_p"
     return _CTYPES.get(parameter, "c_int64")  # integers and enumerations fill a register

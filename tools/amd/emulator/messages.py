@@ -21,7 +21,14 @@ class Buffer:
     number: int = -1
 
 
-Value = Buffer | int | float | bytes
+@dataclass
+class Struct:
+    """A struct that a launcher takes by reference: the ctypes name and value of every field."""
+
+    fields: list[tuple[str, Buffer | int | float]]
+
+
+Value = Buffer | Struct | int | float | bytes
 
 
 @dataclass

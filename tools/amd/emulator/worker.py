@@ -23,7 +23,7 @@ import numpy as np
 from ..architectures import ARCHITECTURES
 from ..code_object import CodeObject
 from .loader import Dispatch, LoadedCode, Memory, dispatch
-from .messages import Answer, Buffer, Call, Direct, Failure, LaunchRecord, Value
+from .messages import Answer, Buffer, Call, Direct, Failure, LaunchRecord, Struct, Value
 from .trace import MemoryFault, Region, Tracer
 
 GUARD = 4096
@@ -75,10 +75,20 @@ class Session:
         self.lines: dict[int, set[int]] = {}
         self.line_requests = 0
         self.error: Exception | None = None
+        self._structs: list[ctypes.Structure] = []  # alive as long as the launcher may read them
 
     def value(self, value: Value) -> int | float | bytes:
-        """A pointer for a buffer, everything else as it is."""
-        return self.buffers[value.number].region.start if isinstance(value, Buffer) else value
+        """An address for a buffer or a struct, everything else as it is."""
+        if isinstance(value, Buffer):
+            return self.buffers[value.number].region.start
+        return self._struct(value) if isinstance(value, Struct) else value
+
+    def _struct(self, value: Struct) -> int:
+        names = [(f"field{i}", getattr(ctypes, kind)) for i, (kind, _) in enumerate(value.fields)]
+        layout = type("Layout", (ctypes.Structure,), {"_fields_": names})
+        made = layout(*(self.value(field) for _, field in value.fields))
+        self._structs.append(made)
+        return ctypes.addressof(made)
 
     def run(self, d: Dispatch) -> None:
         """Emulates one launch."""

@@ -1,0 +1,109 @@
+"""Kernels compile for AMD on a machine without ROCm, and link into the library that ships."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.amd.architectures import ARCHITECTURES
+from tools.amd.code_object import CodeObject
+from tools.amd.fat_binary import code_objects
+from tools.amd.toolchain import (
+    KERNEL_FLAGS,
+    ROOT,
+    Toolchain,
+    ToolchainError,
+    find_program,
+    kernel_sources,
+)
+
+EMPTY_KERNEL = 'extern "C" __global__ void empty() {}'
+
+
+def test_kernels_are_compiled_as_setup_py_does() -> None:
+    line = re.search(r'compiler = \["hipcc", (.+?), "-Icsrc"', (ROOT / "setup.py").read_text())
+    assert line is not None
+    assert tuple(re.findall(r'"([^"]+)"', line[1])) == KERNEL_FLAGS
+
+
+def test_setup_py_builds_for_architectures_that_the_report_knows() -> None:
+    line = re.search(r'HIP_ARCHS = "(.+)"', (ROOT / "setup.py").read_text())
+    assert line is not None
+    assert set(line[1].split(";")) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_compiles(
+    compile_code: Callable[[str, str], CodeObject], arch: str
+) -> None:
+    code = compile_code(EMPTY_KERNEL, arch)
+    assert code.arch == arch
+    assert [(k.name, k.wave) for k in code.kernels.values()] == [
+        ("empty", ARCHITECTURES[arch].wave)
+    ]
+
+
+def test_objects_are_kept_until_source_or_header_changes(
+    toolchain: Toolchain, tmp_path: Path
+) -> None:
+    header, source = tmp_path / "part.h", tmp_path / "whole.hip"
+    header.write_text('#define NAME "first"\n')
+    source.write_text(f'#include "part.h"\n#include <hip/hip_runtime.h>\n{EMPTY_KERNEL}\n')
+    first = toolchain.compile(source, "gfx1100")
+    written = first.path.stat().st_mtime_ns
+    assert toolchain.compile(source, "gfx1100").path == first.path
+    assert first.path.stat().st_mtime_ns == written
+    header.write_text('#define NAME "second"\n')
+    assert toolchain.compile(source, "gfx1100").path != first.path
+
+
+def test_a_failed_compilation_gives_the_compilers_words(
+    toolchain: Toolchain, kernel_source: Callable[[str], Path]
+) -> None:
+    source = kernel_source("__global__ void broken() { undeclared(); }")
+    with pytest.raises(ToolchainError, match="use of undeclared identifier 'undeclared'"):
+        toolchain.compile(source, "gfx1100")
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
+    with pytest.raises(ToolchainError, match=r"clang\+\+ is not on PATH: install LLVM 19"):
+        find_program("clang++")
+
+
+def test_the_library_links_for_amd(toolchain: Toolchain, tmp_path: Path) -> None:
+    """setup.py, unchanged, with a stand-in for hipcc and for the half of libtorch that is away."""
+    try:
+        find_program("clang-offload-bundler")
+    except ToolchainError as error:
+        pytest.skip(str(error))
+    env = {
+        **os.environ,
+        "PATH": f"{toolchain.hipcc()}{os.pathsep}{os.environ['PATH']}",
+        "ROCMFORGE_DEVICES": "cpu,hip",
+        "PYTORCH_ROCM_ARCH": "gfx1100",
+        "ROCMFORGE_BUILD_DIR": str(ROOT / "build" / "amd" / "ninja"),
+    }
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path],
+        cwd=ROOT,
+        env=env,
+        check=True,
+    )
+    library = tmp_path / "rocmforge_torch" / "lib" / "librocmforge_gpu.so"
+    needed = subprocess.run(
+        ["readelf", "-d", library], check=True, capture_output=True, text=True
+    ).stdout
+    assert "libtorch_hip.so" in needed
+    assert "libamdhip64.so" in needed
+    inside = [CodeObject(image) for _, image in code_objects(library)]
+    assert {code.arch for code in inside} == {"gfx1100"}
+    compiled = [CodeObject.read(toolchain.compile(s, "gfx1100").path) for s in kernel_sources()]
+    assert {s for code in inside for s in code.kernels} == {s for c in compiled for s in c.kernels}
