@@ -52,7 +52,8 @@ extern "C" __global__ void dots(const int* a, const int* b, int* out) {
 """
 # As many live registers as `count`, which no architecture can do without.
 REGISTERS = """
-extern "C" __global__ void __launch_bounds__(256) needs_{count}_{lds}(const float* x, float* out, int n) {{
+extern "C" __global__ void __launch_bounds__(256) needs_{count}_{lds}(
+    const float* x, float* out, int n) {{
   __shared__ float shared[{lds}];
   float values[{count}];
 #pragma unroll

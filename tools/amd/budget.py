@@ -76,14 +76,14 @@ class Budget:
         row = self.row(name)
         if row is None:
             return [Breach(name, arch, "no row of the budget matches it")]
-        limits = {**self.data["every_kernel"], **row.get("always", {})}
+        limits = [*self.data["every_kernel"].items(), *row.get("always", {}).items()]
         if measured:
             own = row.get("limits", {}).get(arch)
             if own is None:
                 return [Breach(name, arch, "its row has no limits for this architecture")]
-            limits |= own
+            limits += own.items()
         found = []
-        for what, limit in limits.items():
+        for what, limit in limits:
             got = numbers.get(what, 0)
             bound = "at least" if what in AT_LEAST else "at most"
             if got < limit if what in AT_LEAST else got > limit:
