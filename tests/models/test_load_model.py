@@ -149,6 +149,17 @@ def test_it_is_an_ordinary_module(tmp_path: Path) -> None:
     assert seen == [(1, 3, 64)] * 2
 
 
+def test_it_compiles_to_one_graph(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(compiled(ids), model(ids))
+        caches = [model.new_cache(max_seq_len=8) for _ in range(2)]
+        assert torch.equal(compiled(ids, caches[0]), model(ids, caches[1]))
+        assert caches[0].lengths.tolist() == [4]
+
+
 @pytest.mark.parametrize(
     "ids",
     [torch.zeros(3, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3)],
