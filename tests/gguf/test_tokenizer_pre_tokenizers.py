@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX as QWEN2
 from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX as QWEN35
 
-from rocmforge_torch.gguf.tokenizer.pre_tokenizers import PRE_TOKENIZERS
+from rocmforge_torch.gguf.tokenizer.pre_tokenizers import FAMILIES, PRE_TOKENIZERS
 
 # As tiktoken publishes them (openai_public.py).
 R50K = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -189,3 +190,15 @@ def test_nothing_is_lost(name: str) -> None:
         assert "".join(piece for piece, _ in sequence.pre_tokenize_str(text)) == text
 
     check()
+
+
+def test_documented() -> None:
+    """The table of the documentation has the rows of ours."""
+    text = (Path(__file__).parents[2] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
+    rows = [
+        set(regex.findall(r"`([^`]+)`", line.split("|")[1]))
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    for names, _ in FAMILIES:
+        assert set(names.split()) in rows
