@@ -130,6 +130,13 @@ def test_tokenizer_applies_it() -> None:
         tokenizer().apply_chat_template(MESSAGES)
 
 
+@pytest.mark.parametrize("message", ["Hi", None, {}, {"role": 1}, {"content": "Hi"}])
+def test_bad_messages(message: Any) -> None:
+    ours = tokenizer(default=TEMPLATES["chatml"])
+    with pytest.raises(ValueError, match=r"messages\[1\] must be a mapping with a role"):
+        ours.encode_chat([MESSAGES[0], message])
+
+
 def test_one_bos() -> None:
     """Whether the template writes BOS or not, the ids begin with one."""
     message = [{"role": "user", "content": "</s>"}]

@@ -259,6 +259,8 @@ def test_bad_arguments() -> None:
     tokenizer = Tokenizer.from_metadata(metadata())
     with pytest.raises(ValueError, match="character 1 is half a surrogate pair"):
         tokenizer.encode("a\ud800")
+    with pytest.raises(TypeError, match="text must be a str, it is a bytes"):
+        tokenizer.encode(b"a")  # type: ignore[arg-type]
     for token_id in (-1, N):
         with pytest.raises(ValueError, match=f"token id {token_id} is not in the vocabulary of 9"):
             tokenizer.decode([token_id])

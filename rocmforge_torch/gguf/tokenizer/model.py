@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,16 +54,6 @@ def library_errors(error: Callable[[str], Exception]) -> Iterator[None]:
         if type(problem).__name__ != "PanicException":
             raise
         raise error(str(problem)) from problem
-
-
-def return_freed_memory() -> None:
-    """Hand memory that is free again back to the system, where the C library can (glibc).
-
-    Building leaves tens of megabytes of freed small blocks between those that stay.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def escape_spaces(text: str) -> str:

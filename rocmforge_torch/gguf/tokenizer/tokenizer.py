@@ -13,7 +13,8 @@ from ..chat_template import apply_template, read_templates
 from ..errors import quote
 from .byte_pairs import build_byte_pairs, find_pre_tokenizer
 from .fields import PREFIX, TOKENS, Metadata, get_str, key_error
-from .model import Model, library_errors, return_freed_memory
+from .memory import bulk_building
+from .model import Model, library_errors
 from .scanner import Scanner
 from .sentencepiece import build_sentencepiece
 from .special_tokens import SpecialTokens, find_special_tokens
@@ -84,12 +85,9 @@ class Tokenizer:
                 MODEL, f"{quote(name)} is not supported, only {', '.join(sorted(BUILDERS))} are"
             )
         templates = read_templates(metadata)
-        vocabulary = read_vocabulary(metadata, needs_scores=name in RANKED_BY_SCORES)
-        model, special = BUILDERS[name](metadata, name, vocabulary)
-        scanners = _scanners(metadata, vocabulary, special)
+        with bulk_building():
+            model, special, scanners = _build(metadata, name)
         types = special.types.astype(np.uint8).tobytes()
-        del vocabulary
-        return_freed_memory()
         return cls(metadata[TOKENS], types, model, special, scanners, templates)
 
     @property
@@ -109,8 +107,11 @@ class Tokenizer:
                 otherwise it is text like any other. User-defined tokens are always found.
 
         Raises:
+            TypeError: it is no ``str``.
             ValueError: the text holds half a surrogate pair, which no encoding can express.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a str, it is a {type(text).__name__}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -182,8 +183,14 @@ class Tokenizer:
 
         Raises:
             GGUFError: the file's template is no valid template, or fails.
-            ValueError: the model has no such template, or it refuses the messages.
+            ValueError: a message has no role, the model has no such template, or the template
+                refuses the messages.
         """
+        for position, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise ValueError(
+                    f"messages[{position}] must be a mapping with a role, it is {message!r:.80}"
+                )
         variables: dict[str, Any] = {"tools": None, "documents": None}
         for name, token_id in (
             ("bos", self.bos_id), ("eos", self.eos_id), ("unk", self.unk_id), ("pad", self.pad_id)
@@ -235,6 +242,13 @@ class Tokenizer:
         if begins and self._model.space_prefix:
             piece = piece.removeprefix(b" ")
         return piece, False
+
+
+def _build(metadata: Metadata, name: str) -> tuple[Model, SpecialTokens, tuple[Scanner, Scanner]]:
+    """All that the vocabulary is needed for; it is large, and gone afterwards."""
+    vocabulary = read_vocabulary(metadata, needs_scores=name in RANKED_BY_SCORES)
+    model, special = BUILDERS[name](metadata, name, vocabulary)
+    return model, special, _scanners(metadata, vocabulary, special)
 
 
 def _byte_pairs(
