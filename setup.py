@@ -81,13 +81,14 @@ def choose_devices(torch: Torch) -> list[str]:
     asked = os.environ.get("ROCMFORGE_DEVICES")
     found = {"hip": shutil.which("hipcc"), "cuda": shutil.which("nvcc")}
     wanted = {"hip": torch.hip, "cuda": torch.cuda}
-    devices = ["cpu"]
+    names = ["cpu"] if asked is None else asked.replace(" ", "").split(",")
+    devices = ["cpu"] if "cpu" in names else []
     print(f"rocmforge_torch: building against PyTorch {torch.version} in {torch.root}")
-    print("  cpu:  yes")
+    print("  cpu:  yes" if devices else f"  cpu:  no (ROCMFORGE_DEVICES={asked})")
     for device in ("hip", "cuda"):
         compiler = found[device]
         if asked is not None:
-            chosen = device in asked.replace(" ", "").split(",")
+            chosen = device in names
             reason = f"ROCMFORGE_DEVICES={asked}"
         else:
             chosen = bool(compiler and wanted[device])
@@ -176,9 +177,11 @@ def build_cpu(torch: Torch, out: Path, build_dir: Path) -> None:
         ninja.compile(source, [*launcher(), cxx, *common, *compile_flags])
     for source in sources("cpu/*.cpp", "cpu/quantize/*.cpp"):
         ninja.compile(source, [*launcher(), cxx, *common, "-Icsrc", *sets])
+    # Vectors are passed between inlined functions only, and GCC 12 warns of its own intrinsics.
+    quiet = ["-Wno-psabi", "-Wno-maybe-uninitialized"]
     for source in sources("cpu/kernels/*.cpp"):
         for name, flags in INSTRUCTION_SETS.items():
-            isa = [f"-DROCMFORGE_ISA={name}", *flags]
+            isa = [f"-DROCMFORGE_ISA={name}", *quiet, *flags]
             ninja.compile(source, [*launcher(), cxx, *common, "-Icsrc", *isa], tag=name)
     # A symbol that nothing defines must fail here, not when the library is loaded.
     ninja.link(out, [cxx, "-shared", "-Wl,-z,defs", *link_flags])
@@ -248,6 +251,8 @@ class BuildLibraries(build_ext):
     def build_extension(self, ext: Extension) -> None:
         out = Path(self.get_ext_fullpath(ext.name)).resolve()
         out.parent.mkdir(parents=True, exist_ok=True)
+        # Where an in-place build is copied to; a fresh clone has no such folder.
+        (ROOT / self.get_ext_filename(ext.name)).parent.mkdir(exist_ok=True)
         device = ext.name.rpartition("_")[2]
         build_dir = Path(os.environ.get("ROCMFORGE_BUILD_DIR", ROOT / "build" / "ninja")) / device
         torch = Torch.find()
@@ -263,8 +268,8 @@ class AnyPythonWheel(bdist_wheel):
 
 
 DEVICES = choose_devices(Torch.find()) if "egg_info" not in sys.argv else ["cpu"]
-GPU_DEVICE = DEVICES[1] if len(DEVICES) > 1 else ""
-LIBRARIES = ["cpu"] + (["gpu"] if GPU_DEVICE else [])
+GPU_DEVICE = next((device for device in DEVICES if device != "cpu"), "")
+LIBRARIES = ["cpu" if device == "cpu" else "gpu" for device in DEVICES]
 
 setup(
     ext_modules=[
