@@ -14,8 +14,8 @@ def bulk_building() -> Iterator[None]:
     """Around the making of millions of small objects, most of which go again.
 
     They form no cycles, so the cyclic collector, which would walk over them again and again,
-    pauses. At the end freed memory is handed back to the system where the C library can (glibc): tens
-    of megabytes lie between the small blocks that stay.
+    pauses. At the end freed memory is handed back to the system where the C library can (glibc):
+    tens of megabytes lie between the small blocks that stay.
     """
     collecting = gc.isenabled()
     gc.disable()
