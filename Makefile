@@ -1,6 +1,8 @@
 # make demo   build, fetch the demo model, write some text
 # make test   build, then every check and test
 # make abi    the same compiled library under several PyTorch releases
+# make amd    every kernel for every AMD architecture: tighten the budget, write docs/isa.md
+# make emulated   compiled AMD code, run on the emulator in TINYGRAD_PATH (docs/amd.md)
 #
 # An active environment that already holds torch is used as it is (a ROCm or CUDA torch, say);
 # otherwise .venv is created, with the torch named by TORCH.
@@ -19,7 +21,7 @@ endif
 STAMPS := build/stamps
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: demo test lint abi clean
+.PHONY: demo test lint abi amd emulated clean
 
 demo: $(STAMPS)/demo
 	@model=$$($(PY) -m rocmforge_torch.cli.demo_model) && \
@@ -33,6 +35,13 @@ lint: $(STAMPS)/test
 
 abi: $(STAMPS)/test
 	$(PY) -m tools.check_abi
+
+amd: $(STAMPS)/test
+	$(PY) -m tools.isa_report --update
+
+emulated: export TINYGRAD_PATH ?= $(wildcard $(CURDIR)/build/amd/tinygrad-emulator)
+emulated: $(STAMPS)/test
+	$(PY) -m pytest -m emulated tests/emulated
 
 # The kernels are compiled ahead of pip, which would hide ninja's progress; pip finds them done.
 $(STAMPS)/kernels: $(SOURCES) | $(STAMPS)/torch
