@@ -170,7 +170,7 @@ def build_cpu(torch: Torch, out: Path, build_dir: Path) -> None:
     compile_flags, link_flags = torch_flags(torch)
     # No contraction: dequantize and quantize are bit-exact, so a*b+c must round twice;
     # kernels that want a fused multiply-add ask for it by name.
-    common = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-ffp-contract=off"]
+    common = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-ffp-contract=off"]
     sets = "".join(f" -DROCMFORGE_HAS_{name.upper()}" for name in INSTRUCTION_SETS).split()
     ninja = NinjaFile(build_dir)
     for source in sources("ops/*_cpu.cpp"):
@@ -250,8 +250,7 @@ class BuildLibraries(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         out = Path(self.get_ext_fullpath(ext.name)).resolve()
-        for folder in (out.parent, ROOT / "rocmforge_torch" / "lib"):  # the latter for --inplace
-            folder.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         # Where an in-place build is copied to; a fresh clone has no such folder.
         (ROOT / self.get_ext_filename(ext.name)).parent.mkdir(exist_ok=True)
         device = ext.name.rpartition("_")[2]
