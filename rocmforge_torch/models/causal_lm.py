@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -68,6 +69,7 @@ class CausalLM(Decoder):
 
         Raises:
             ValueError: batch_size or max_seq_len is not positive.
+            MemoryError: there is no room for it.
         """
         max_seq_len = self.config.context_length if max_seq_len is None else max_seq_len
         if batch_size < 1 or max_seq_len < 1:
@@ -77,12 +79,30 @@ class CausalLM(Decoder):
         if dtype is None:
             dtype = torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float16
         c = self.config
-        return KVCache(
-            c.num_layers, batch_size, max_seq_len, c.num_kv_heads, c.head_dim, dtype, self.device
-        )
+        shape = (c.num_layers, batch_size, max_seq_len, c.num_kv_heads, c.head_dim)
+        try:
+            return KVCache(*shape, dtype, self.device)
+        except RuntimeError:  # torch's word for "no memory"
+            size = 2 * math.prod(shape) * dtype.itemsize / 2**30
+            raise MemoryError(
+                f"a KV cache of {batch_size} x {max_seq_len} tokens takes {size:.1f} GiB, more "
+                f"than {self.device} has; choose a smaller context size"
+            ) from None
 
     # Generation builds on models; these two methods only hand over to it, when they are called.
 
+    @overload
+    def generate(
+        self, prompt: str, params: SamplingParams | None = None, **options: Any
+    ) -> str: ...
+    @overload
+    def generate(
+        self, prompt: list[str], params: SamplingParams | None = None, **options: Any
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, prompt: Any, params: SamplingParams | None = None, **options: Any
+    ) -> Any: ...
     def generate(self, prompt: Any, params: SamplingParams | None = None, **options: Any) -> Any:
         """What follows a prompt: text for a text (or its tokens), a list of texts for a list.
 
@@ -98,12 +118,14 @@ class CausalLM(Decoder):
         params: SamplingParams | None = None,
         *,
         ctx_size: int | None = None,
+        cache_dtype: torch.dtype | None = None,
         **options: Any,
     ) -> TextStream:
         """What follows a prompt, as an iterator of pieces of text."""
         from ..generate import TextStream, sampling_params
 
-        return TextStream(self, prompt, sampling_params(params, options), ctx_size=ctx_size)
+        params = sampling_params(params, options)
+        return TextStream(self, prompt, params, ctx_size=ctx_size, cache_dtype=cache_dtype)
 
 
 def load_model(

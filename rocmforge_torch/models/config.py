@@ -14,6 +14,11 @@ from ..nn.rope import SCALINGS, RopeConfig, Scaling
 from .architectures import ARCHITECTURES, Architecture
 from .metadata import Keys
 
+# What is made before the tensors' shapes can be compared grows with these.
+MOST_LAYERS = 4096
+MOST_HEAD_DIM = 65536
+MOST_FACTOR = 1e6
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -76,9 +81,11 @@ class DecoderConfig:
         if keys.integer("expert_count", default=0, least=0):
             raise keys.error("expert_count", "mixtures of experts are not supported yet")
         hidden_size = keys.integer("embedding_length")
-        num_layers = keys.integer("block_count")
-        num_heads = keys.integer("attention.head_count")
-        head_dim = keys.integer("attention.key_length", hidden_size // num_heads)
+        num_layers = keys.integer("block_count", most=MOST_LAYERS)
+        num_heads = keys.integer("attention.head_count", most=hidden_size)
+        head_dim = keys.integer(
+            "attention.key_length", hidden_size // num_heads, most=MOST_HEAD_DIM
+        )
         rope = _rope(keys, row, head_dim)
         local = row.local_rope(rope) if row.local_rope else rope
         default_scale = 1 / math.sqrt(
@@ -129,8 +136,12 @@ def _rope(keys: Keys, row: Architecture, head_dim: int) -> RopeConfig:
         )
     # Files from before "rope.scaling" have only a factor, under another name; zero means none.
     factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 0.0)) or 1.0
-    if factor < 0:
-        raise keys.error("rope.scaling.factor", f"must not be negative, it is {factor}")
+    if not 0 < factor <= MOST_FACTOR:
+        problem = f"must be positive and at most {MOST_FACTOR:.0f}, it is {factor}"
+        raise keys.error("rope.scaling.factor", problem)
+    base = keys.number("rope.freq_base", 10000.0)
+    if base <= 1:
+        raise keys.error("rope.freq_base", f"must be greater than 1, it is {base}")
     kind = keys.text("rope.scaling.type", "linear")
     if kind not in SCALINGS:
         raise keys.error("rope.scaling.type", f"must be one of {SCALINGS}, it is {kind!r}")
@@ -140,7 +151,7 @@ def _rope(keys: Keys, row: Architecture, head_dim: int) -> RopeConfig:
             attention_factor = (attention_factor or 1.0) * keys.number(name, positive=True)
     return RopeConfig(
         dim=dim,
-        base=keys.number("rope.freq_base", 10000.0, positive=True),
+        base=base,
         interleaved=row.rope_interleaved,
         scaling=cast(Scaling, kind),
         factor=factor,

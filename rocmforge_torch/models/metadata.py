@@ -11,6 +11,8 @@ import numpy as np
 from ..gguf import GGUFError
 from ..gguf.errors import quote
 
+MOST = 2**31 - 1
+
 
 class Keys:
     """The keys `ARCHITECTURE.name`; every error names the key, what it holds and what it needs."""
@@ -27,17 +29,21 @@ class Keys:
     def value(self, name: str) -> Any:
         return self.metadata.get(f"{self.architecture}.{name}")
 
-    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
+    def integer(
+        self, name: str, default: int | None = None, least: int = 1, most: int = MOST
+    ) -> int:
         """A whole number; an array (one value a layer) must hold one value throughout."""
         value = self.value(name)
         if value is None:
             if default is None:
                 raise self.error(name, "is missing, the model needs it")
-            return default
+            value = default
         if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
             value = value.flat[0].item()
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(name, f"must be a whole number of at least {least}, it is {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(
+                name, f"must be a whole number from {least} to {most}, it is {value!r}"
+            )
         return value
 
     def number(self, name: str, default: float | None = None, positive: bool = False) -> float:

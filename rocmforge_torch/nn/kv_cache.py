@@ -59,7 +59,6 @@ class KVCache:
         self.longest = 0  # the longest sequence, as far as the host can know
         first_slot = torch.arange(batch_size, device=device) * max_seq_len
         self._first_slot = first_slot[:, None]
-        self._offsets = torch.arange(max_seq_len, device=device)
 
     @property
     def batch_size(self) -> int:
@@ -87,7 +86,7 @@ class KVCache:
                 f"the KV cache holds {self.max_seq_len} tokens a sequence, {self.longest} are "
                 f"taken and {tokens} more do not fit"
             )
-        offsets = self._offsets[:tokens]
+        offsets = torch.arange(tokens, device=self.lengths.device)
         positions = self.lengths[:, None] + offsets
         slots = self._first_slot + positions
         seq_lens = self.lengths + tokens

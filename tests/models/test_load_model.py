@@ -9,11 +9,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import TINY, build, write_gguf
 from torch import nn
 
-from rocmforge_torch import GGUFError, load_gguf, load_model
-from rocmforge_torch.models import ARCHITECTURES
+from rocmforge_torch import GGUFError, GGUFModelFile, load_gguf, load_model
+from rocmforge_torch.models import ARCHITECTURES, DecoderConfig
+from rocmforge_torch.models.decoder import Decoder
+from rocmforge_torch.models.weights import Weights
 from rocmforge_torch.nn import QuantLinear
 
 LLAMA = build(TINY["llama"])
@@ -41,21 +45,27 @@ def test_unknown_architecture(tmp_path: Path) -> None:
     ("key", "value", "problem"),
     [
         ("block_count", None, "is missing, the model needs it"),
-        ("embedding_length", 0, "at least 1, it is 0"),
-        ("attention.head_count", "four", "at least 1, it is 'four'"),
+        ("block_count", 2**32 - 1, "from 1 to 4096, it is 4294967295"),
+        ("attention.key_length", 2**32 - 1, "from 1 to 65536, it is 4294967295"),
+        ("embedding_length", 2**31 - 1, "tensor 'token_embd.weight': must have shape"),
+        ("feed_forward_length", 2**31 - 1, "tensor 'blk.0.ffn_down.weight': must have shape"),
+        ("embedding_length", 0, "from 1 to 2147483647, it is 0"),
+        ("attention.head_count", "four", "from 1 to .*, it is 'four'"),
         ("attention.head_count", 8, r"tensor 'blk.0.attn_q.weight': must have shape \[128, 64\]"),
         ("attention.head_count_kv", 3, "must divide the 4 heads, it is 3"),
-        ("attention.head_count_kv", [2, 1, 2], "at least 1, it is array"),
+        ("attention.head_count_kv", [2, 1, 2], "from 1 to .*, it is array"),
         ("attention.value_length", 8, "must be the key length, 16"),
         ("attention.layer_norm_rms_epsilon", None, "is missing"),
         ("attention.layer_norm_rms_epsilon", 0.0, "must be a positive number, it is 0.0"),
         ("attention.layer_norm_rms_epsilon", float("nan"), "must be a positive number"),
-        ("rope.freq_base", float("inf"), "must be a positive number, it is inf"),
+        ("rope.freq_base", float("inf"), "must be a finite number, it is inf"),
+        ("rope.freq_base", 1.0, "must be greater than 1, it is 1.0"),
+        ("attention.head_count", 65, "from 1 to 64, it is 65"),
         ("rope.dimension_count", 7, "must be even and at most the 16 dimensions"),
         ("rope.dimension_count", 18, "must be even and at most the 16 dimensions"),
         ("rope.scaling.type", "stretch", "must be one of"),
         ("rope.scaling.type", 3, "must be a string, it is 3"),
-        ("rope.scaling.factor", -2.0, "must not be negative"),
+        ("rope.scaling.factor", -2.0, "must be positive and at most 1000000, it is -2.0"),
         ("rope.scaling.type", "longrope", "tensor 'rope_factors_short.weight': is missing"),
         ("expert_count", 8, "mixtures of experts are not supported"),
     ],
@@ -66,6 +76,55 @@ def test_bad_metadata(tmp_path: Path, key: str, value: Any, problem: str) -> Non
         load_model(path)
     assert "model.gguf" in str(e.value)
     assert key in str(e.value) or "tensor" in problem
+
+
+KEYS = [
+    "context_length", "embedding_length", "feed_forward_length", "block_count",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.value_length", "attention.layer_norm_rms_epsilon", "attention.scale",
+    "attention.sliding_window", "attention.sliding_window_pattern", "rope.freq_base",
+    "rope.freq_base_swa", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.attn_factor", "rope.scale_linear",
+    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "embedding_scale",
+    "residual_scale", "logit_scale", "final_logit_softcapping", "expert_count",
+]  # fmt: skip
+VALUES = (
+    st.integers(-2, 130)
+    | st.integers(0, 2**64 - 1)
+    | st.floats()
+    | st.sampled_from(["none", "linear", "ntk", "yarn", "longrope", "", "mean"])
+    | st.booleans()
+    | st.lists(st.integers(0, 9), max_size=4).map(np.array)
+    | st.lists(st.booleans(), max_size=4).map(np.array)
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4),
+    st.sampled_from(sorted(ARCHITECTURES)),
+)
+@settings(max_examples=400, deadline=None)
+def test_no_metadata_ends_in_anything_but_gguf_error(
+    tiny_file: GGUFModelFile, values: dict[str, Any], architecture: str
+) -> None:
+    keys = {key: value for key, value in tiny_file.metadata.items() if key.startswith("llama.")}
+    metadata = {
+        "general.architecture": architecture,
+        **{key.replace("llama", architecture): value for key, value in keys.items()},
+        **{f"{architecture}.{key}": value for key, value in values.items()},
+    }
+    subject = "tensor"
+    try:
+        config = DecoderConfig.from_metadata(metadata)
+        Decoder(config, Weights(tiny_file.tensors))
+    except GGUFError as error:
+        subject = error.subject
+    assert subject.startswith(("key", "tensor"))
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> GGUFModelFile:
+    return load_gguf(write(tmp_path_factory.mktemp("tiny")))
 
 
 def test_one_value_for_every_layer_may_be_written_as_an_array(tmp_path: Path) -> None:
@@ -168,6 +227,12 @@ def test_bad_input_ids(tmp_path: Path, ids: torch.Tensor) -> None:
     model = load_model(write(tmp_path))
     with pytest.raises(ValueError, match=r"input_ids must be int \[B, T\]"):
         model(ids)
+
+
+def test_no_memory_for_the_cache(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path))
+    with pytest.raises(MemoryError, match=r"a KV cache of 1 x 1000000000000 tokens takes .* GiB"):
+        model.new_cache(1, 10**12)
 
 
 def test_cache_of_another_batch(tmp_path: Path) -> None:
