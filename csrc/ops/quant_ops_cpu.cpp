@@ -75,7 +75,7 @@ Tensor empty(const Tensor& like, int64_t leading, int64_t last, ScalarType dtype
     strides[i] = strides[i + 1] * std::max<int64_t>(shape[i + 1], 1);
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       leading + 1, shape.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       aoti_torch_device_type_cpu(), 0, &handle));
