@@ -29,10 +29,11 @@ RF_INLINE void transpose(i32x8* rows) {
     rows[i + 4] = (i32x8)_mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
   }
 #else
-  i32x8 in[8];
-  for (int i = 0; i < 8; ++i) in[i] = rows[i];
+  int32_t in[8][8], out[8][8];
+  __builtin_memcpy(in, rows, sizeof(in));
   for (int i = 0; i < 8; ++i)
-    for (int j = 0; j < 8; ++j) rows[i][j] = in[j][i];
+    for (int j = 0; j < 8; ++j) out[i][j] = in[j][i];
+  __builtin_memcpy(rows, out, sizeof(out));
 #endif
 }
 

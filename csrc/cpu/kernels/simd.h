@@ -7,12 +7,9 @@
 
 #include <cstdint>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-
-// The helpers below are inlined everywhere: how a 32-byte argument is passed does not matter.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 #define RF_INLINE inline __attribute__((always_inline))
 #define RF_INLINE_LAMBDA __attribute__((always_inline))
@@ -40,6 +37,7 @@ using u32x4 = Vec<uint32_t, 4>;
 using u8x32 = Vec<uint8_t, 32>;
 using u16x16 = Vec<uint16_t, 16>;
 using i8x32 = Vec<int8_t, 32>;
+using u64x2 = Vec<uint64_t, 2>;
 using u64x4 = Vec<uint64_t, 4>;
 using i32x8 = Vec<int32_t, 8>;
 using f32x8 = Vec<float, 8>;
@@ -148,12 +146,8 @@ RF_INLINE u8x32 concat(u8x16 low, u8x16 high) {
 #if defined(__AVX2__)
   return (u8x32)_mm256_set_m128i((__m128i)high, (__m128i)low);
 #else
-  u8x32 v;
-  for (int i = 0; i < 16; ++i) {
-    v[i] = low[i];
-    v[i + 16] = high[i];
-  }
-  return v;
+  const u8x16 half[2] = {low, high};
+  return load<u8x32>(half);
 #endif
 }
 
@@ -163,28 +157,31 @@ RF_INLINE u8x32 look_up(const uint8_t* table, u8x32 index) {
   const __m256i both = _mm256_broadcastsi128_si256((__m128i)load<u8x16>(table));
   return (u8x32)_mm256_shuffle_epi8(both, (__m256i)index);
 #else
-  u8x32 v;
-  for (int i = 0; i < 32; ++i) v[i] = table[index[i]];
-  return v;
+  uint8_t bytes[32];
+  store(bytes, index);
+  for (int i = 0; i < 32; ++i) bytes[i] = table[bytes[i]];
+  return load<u8x32>(bytes);
 #endif
 }
 
 // Byte i is 0xFF where bit i is set, else 0.
 RF_INLINE u8x32 expand_bits(uint32_t bits) {
+  [[maybe_unused]] const uint64_t each = 0x8040201008040201, ones = 0x0101010101010101;
 #if defined(__AVX512VL__)
   return (u8x32)_mm256_movm_epi8(bits);
+#elif defined(__AVX2__)
+  const __m256i spread = _mm256_setr_epi64x(0, ones, 2 * ones, 3 * ones);
+  const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
+  const __m256i bit = _mm256_set1_epi64x(each);
+  return (u8x32)_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
 #else
-  const u8x32 one_bit = (u8x32)splat<u64x4>(uint64_t{0x8040201008040201});
-#if defined(__AVX2__)
-  const __m256i spread =
-      _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const u8x32 bytes = (u8x32)_mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
-#else
-  const uint64_t ones = 0x0101010101010101;
-  const u8x32 bytes = (u8x32)u64x4{(bits & 255) * ones, (bits >> 8 & 255) * ones,
-                                   (bits >> 16 & 255) * ones, (bits >> 24) * ones};
-#endif
-  return (u8x32)((bytes & one_bit) == one_bit);
+  // In halves: comparisons of more than a register holds are done byte by byte.
+  u8x16 half[2];
+  for (int i = 0; i < 2; ++i, bits >>= 16) {
+    const u64x2 bytes = u64x2{bits & 255, bits >> 8 & 255} * ones;
+    half[i] = (u8x16)((u8x16)(bytes & each) != 0);
+  }
+  return concat(half[0], half[1]);
 #endif
 }
 
@@ -193,7 +190,7 @@ RF_INLINE u8x32 expand_bits(uint32_t bits) {
 inline constexpr bool kWideIsSigned = !kHasVnni;
 
 // Lane i of the result is start[i] plus the dot product of bytes 4i to 4i+3: unsigned codes times
-// signed activations. Codes are at most 128 unless `Wide`; see kWideIsSigned.
+// signed activations. Codes are below 128 unless `Wide`; see kWideIsSigned.
 template <bool Wide>
 RF_INLINE i32x8 dot4(i32x8 start, u8x32 codes, i8x32 x) {
 #if defined(__AVX512VNNI__)
@@ -207,6 +204,19 @@ RF_INLINE i32x8 dot4(i32x8 start, u8x32 codes, i8x32 x) {
   }
   const __m256i pairs = _mm256_maddubs_epi16(u, s);
   return start + (i32x8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__SSE2__)
+  // Even and odd bytes apart, in 16 bits: products of two of each are added to 32 bits.
+  __m128i sums[2], u[2], s[2];
+  store(u, Wide ? codes ^ 0x80 : codes);
+  store(s, x);
+  for (int i = 0; i < 2; ++i) {
+    const __m128i even = _mm_srai_epi16(_mm_slli_epi16(u[i], 8), 8);
+    const __m128i odd = _mm_srai_epi16(u[i], 8);
+    const __m128i x_even = _mm_srai_epi16(_mm_slli_epi16(s[i], 8), 8);
+    sums[i] =
+        _mm_add_epi32(_mm_madd_epi16(even, x_even), _mm_madd_epi16(odd, _mm_srai_epi16(s[i], 8)));
+  }
+  return start + load<i32x8>(sums);
 #else
   // Products of neighbours fit 16 bits each; the sums are taken in 32.
   using i16x16 = Vec<int16_t, 16>;
