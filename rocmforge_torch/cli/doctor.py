@@ -82,8 +82,9 @@ def _devices() -> list[dict[str, Any]]:
                 "type": "cuda",
                 "index": index,
                 "name": properties.name,
-                "architecture": getattr(properties, "gcnArchName", None)
-                or f"sm_{properties.major}{properties.minor}",
+                "architecture": properties.gcnArchName
+                if torch.version.hip
+                else f"sm_{properties.major}{properties.minor}",
                 "memory": properties.total_memory,
             }
         )
@@ -164,7 +165,9 @@ def _advice(
 
     advice = []
     if "cpu" not in libraries:
-        advice.append("No CPU kernels: install a C++17 compiler, then `pip install .` again.")
+        advice.append(
+            "The CPU has no kernels: install a C++17 compiler, then `pip install .` again."
+        )
     gpus = [device for device in devices if device["type"] == "cuda"]
     if gpus and "gpu" not in libraries:
         compiler = "hipcc" if torch.version.hip else "nvcc"

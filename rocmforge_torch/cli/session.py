@@ -46,8 +46,9 @@ def _device(name: str) -> torch.device:
         raise UsageError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(index or 0) >= count:
-        found = f"only {count} GPU(s)" if count else "no GPU that torch can use"
-        raise CommandError(f"--device {name}: there is {found}; `rocmforge doctor` says more")
+        raise CommandError(
+            f"--device {name}: torch can use {count} GPU(s) here; `rocmforge doctor` says more"
+        )
     return torch.device(name)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+import torch
 from commands import Result, Run
 
-from rocmforge_torch import cli
+from rocmforge_torch import cli, config
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a command line in this process, on a terminal 100 columns wide."""
     monkeypatch.setenv("COLUMNS", "100")
+    exact, threads = config.exact, torch.get_num_threads()
 
     def run_here(*args: str | Path) -> Result:
         capsys.readouterr()
@@ -24,7 +27,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         assert "Traceback" not in printed.err
         return Result(code, printed.out, printed.err)
 
-    return run_here
+    yield run_here
+    config.exact = exact
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

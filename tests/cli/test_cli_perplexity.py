@@ -42,13 +42,10 @@ def test_all_of_the_text_by_default(run: Run, tiny_model: Path, text: Path) -> N
     assert len(report["windows"]) == len(load_model(tiny_model).tokenizer.encode(TEXT)) // 64
 
 
-def test_exact(run: Run, tiny_model: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_exact", False)
+def test_exact(run: Run, tiny_model: Path, text: Path) -> None:
     flags = ("-f", text, "--ctx", "32", "--chunks", "1", "--exact", "--json")
-    try:
-        assert run("perplexity", tiny_model, *flags).json["exact"] is True
-    finally:
-        config.exact = False
+    assert run("perplexity", tiny_model, *flags).json["exact"] is True
+    assert config.exact
 
 
 @pytest.mark.parametrize(
