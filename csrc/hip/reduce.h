@@ -5,9 +5,11 @@
 
 namespace rocmforge::gpu {
 
+// Every one of kLanes neighbouring lanes of a wave gets their sum.
+template <int kLanes = kWaveSize>
 __device__ __forceinline__ float wave_sum(float value) {
 #pragma unroll
-  for (int mask = kWaveSize / 2; mask > 0; mask /= 2) value += wave_shuffle_xor(value, mask);
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value += wave_shuffle_xor(value, mask);
   return value;
 }
 
@@ -25,6 +27,16 @@ __device__ __forceinline__ float block_sum(float value) {
   for (int wave = 0; wave < kWaves; ++wave) total += partial[wave];
   __syncthreads();
   return total;
+}
+
+// Every one of kLanes threads gets their sum: a part of a wave or the whole block.
+template <int kLanes>
+__device__ __forceinline__ float lanes_sum(float value) {
+  if constexpr (kLanes <= 32) {
+    return wave_sum<kLanes>(value);
+  } else {
+    return block_sum<kLanes>(value);
+  }
 }
 
 }  // namespace rocmforge::gpu

@@ -1,17 +1,14 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/dispatch.h"
+#include "ops/activation_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
 namespace {
 
 Tensor gated(const char* op, cpu::Activation activation, const Tensor& gate, const Tensor& up) {
-  check_float(op, "gate", gate);
-  check_dim(op, "gate", gate, 1);
-  check_same_shape(op, "up", up, gate);
-  check_same_dtype(op, "up", up, gate);
-  check_device(op, "up", up, gate, "gate");
+  check_gated(op, gate, up);
   Tensor out = empty(gate.sizes(), gate.scalar_type());
   if (gate.numel() == 0) return out;
   const int64_t width = gate.size(gate.dim() - 1);

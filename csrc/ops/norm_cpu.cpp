@@ -1,19 +1,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/dispatch.h"
+#include "ops/norm_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
 namespace {
-
-void check_norm(const char* op, const Tensor& x, const std::optional<Tensor>& weight) {
-  check_float(op, "x", x);
-  check_dim(op, "x", x, 1);
-  if (!weight) return;
-  check_shape(op, "weight", *weight, {x.size(x.dim() - 1)});
-  if (weight->scalar_type() != ScalarType::Float) check_same_dtype(op, "weight", *weight, x);
-  check_device(op, "weight", *weight, x, "x");
-}
 
 void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& weight, double eps,
          Tensor& out, Tensor* sum) {
@@ -46,9 +38,7 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
                                         const std::optional<Tensor>& weight, double eps) {
   constexpr const char* op = "add_rms_norm";
   check_norm(op, x, weight);
-  check_same_shape(op, "residual", residual, x);
-  check_same_dtype(op, "residual", residual, x);
-  check_device(op, "residual", residual, x, "x");
+  check_residual(op, x, residual);
   Tensor out = empty(x.sizes(), x.scalar_type());
   Tensor sum = empty(x.sizes(), x.scalar_type());
   run(x, &residual, weight, eps, out, &sum);

@@ -2,39 +2,62 @@
 
 #include "hip/norm.h"
 #include "ops/gpu.h"
+#include "ops/gpu_rows.h"
+#include "ops/norm_checks.h"
 
 namespace rocmforge {
 namespace {
 
+// The weight as the kernels take it; holds the tensor that it points into.
+struct Weight {
+  std::optional<Tensor> tensor;
+  gpu::DType dtype = gpu::DType::kFloat32;
+  const void* data = nullptr;
+
+  explicit Weight(const std::optional<Tensor>& weight) {
+    if (!weight) return;
+    tensor = torch::stable::contiguous(*weight);
+    dtype = gpu_dtype(*tensor);
+    data = tensor->const_data_ptr();
+  }
+};
+
 Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
   constexpr const char* op = "rms_norm";
-  check_float(op, "x", x);
-  check(x.dim() >= 1, op, "x must have at least 1 dimension(s), got shape ", shape_text(x));
-  const int64_t width = x.size(x.dim() - 1);
-  std::optional<Tensor> scale;
-  if (weight) {
-    check_shape(op, "weight", *weight, {width});
-    check_device(op, "weight", *weight, x, "x");
-    check(weight->scalar_type() == ScalarType::Float || weight->scalar_type() == x.scalar_type(),
-          op, "weight must be ", dtype_name(x.scalar_type()), " or float32, got ",
-          dtype_name(weight->scalar_type()));
-    scale = torch::stable::contiguous(*weight);
-  }
-  // Rows of a 2-d view may be apart; anything else is made contiguous.
-  const bool rows_apart = x.dim() == 2 && x.stride(1) == 1;
-  const Tensor rows = rows_apart ? x : torch::stable::contiguous(x);
-  const int64_t stride = rows_apart ? x.stride(0) : width;
+  check_norm(op, x, weight);
   Tensor out = torch::stable::new_empty(x, x.sizes());
+  if (x.numel() == 0) return out;
   const GpuLaunch launch(op, x);
-  launch.done(gpu::rms_norm(gpu_dtype(x), rows.const_data_ptr(), stride,
-                            scale ? gpu_dtype(*scale) : gpu::DType::kFloat32,
-                            scale ? scale->const_data_ptr() : nullptr, static_cast<float>(eps),
-                            out.mutable_data_ptr(), width ? x.numel() / width : 0, width,
-                            launch.stream()));
+  const GpuRows rows(x);
+  const Weight scale(weight);
+  launch.done(gpu::rms_norm(gpu_dtype(x), rows.data(), &rows.layout, scale.dtype, scale.data,
+                            static_cast<float>(eps), out.mutable_data_ptr(), rows.count,
+                            x.size(x.dim() - 1), launch.stream()));
   return out;
+}
+
+std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
+                                        const std::optional<Tensor>& weight, double eps) {
+  constexpr const char* op = "add_rms_norm";
+  check_norm(op, x, weight);
+  check_residual(op, x, residual);
+  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor sum = torch::stable::new_empty(x, x.sizes());
+  if (x.numel() == 0) return {out, sum};
+  const GpuLaunch launch(op, x);
+  const GpuRows rows(x), others(residual);
+  const Weight scale(weight);
+  launch.done(gpu::add_rms_norm(gpu_dtype(x), rows.data(), &rows.layout, others.data(),
+                                &others.layout, scale.dtype, scale.data, static_cast<float>(eps),
+                                out.mutable_data_ptr(), sum.mutable_data_ptr(), rows.count,
+                                x.size(x.dim() - 1), launch.stream()));
+  return {out, sum};
 }
 
 }  // namespace
 }  // namespace rocmforge
 
-STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) { m.impl("rms_norm", TORCH_BOX(&rocmforge::rms_norm)); }
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
+  m.impl("rms_norm", TORCH_BOX(&rocmforge::rms_norm));
+  m.impl("add_rms_norm", TORCH_BOX(&rocmforge::add_rms_norm));
+}

@@ -4,16 +4,11 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/sampling.h"
+#include "ops/sampling_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
 namespace {
-
-void check_parameter(const char* name, const Tensor& t, ScalarType dtype, const Tensor& logits) {
-  check_dtype("sample", name, t, dtype);
-  check_shape("sample", name, t, {logits.size(0)});
-  check_device("sample", name, t, logits, "logits");
-}
 
 template <typename T>
 T item(const Tensor& t, int64_t i) {
@@ -22,17 +17,7 @@ T item(const Tensor& t, int64_t i) {
 
 Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k,
               const Tensor& top_p, const Tensor& min_p, const Tensor& seed, const Tensor& step) {
-  constexpr const char* op = "sample";
-  if (logits.dim() != 2) fail(op, "logits must be [B, V], got ", shape_text(logits));
-  check(logits.size(1) > 0, op, "logits have no tokens to choose from");
-  check_float(op, "logits", logits);
-  check_parameter("temperature", temperature, ScalarType::Float, logits);
-  check_parameter("top_k", top_k, ScalarType::Long, logits);
-  check_parameter("top_p", top_p, ScalarType::Float, logits);
-  check_parameter("min_p", min_p, ScalarType::Float, logits);
-  check_parameter("seed", seed, ScalarType::Long, logits);
-  check_parameter("step", step, ScalarType::Long, logits);
-
+  check_sample(logits, temperature, top_k, top_p, min_p, seed, step);
   const int64_t batch = logits.size(0), vocab = logits.size(1);
   const Tensor rows = contiguous_rows(logits);
   const cpu::DType dtype = cpu_dtype(logits);

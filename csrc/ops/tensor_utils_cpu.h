@@ -6,6 +6,7 @@
 #include "cpu/kernels/dtype.h"
 #include "cpu/kernels/glue.h"
 #include "ops/checks.h"
+#include "ops/row_view.h"
 
 namespace rocmforge {
 
@@ -37,41 +38,22 @@ inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType d
   }
   const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides, type,
-                               aoti_torch_device_type_cpu(), -1, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                  strides, type, aoti_torch_device_type_cpu(), -1,
+                                                  &handle));
   return Tensor(handle);
 }
 
-// The rows of a tensor whose leading dimensions need at most two levels of stride and whose last
-// dimension is contiguous; of a contiguous copy otherwise. Holds the tensor that it points into.
+// strided_rows as the kernels take them.
 struct RowView {
   Tensor tensor;
   cpu::Rows rows;
   int64_t count;
 };
 
-// With tail = 1 a row is the last dimension, with tail = 2 the last two (their strides are free).
 inline RowView row_view(const Tensor& t, int64_t tail = 1) {
-  const int64_t dims = t.dim();
-  int64_t count = 1, levels = 0;
-  int64_t sizes[2] = {1, 1}, strides[2] = {0, 0};
-  bool simple = t.size(dims - 1) <= 1 || t.stride(dims - 1) == 1;
-  for (int64_t i = dims - tail - 1; i >= 0; --i) {
-    const int64_t size = t.size(i), stride = t.stride(i);
-    count *= size;
-    if (size == 1) continue;
-    if (levels > 0 && stride == sizes[levels - 1] * strides[levels - 1]) {
-      sizes[levels - 1] *= size;
-    } else if (levels < 2) {
-      sizes[levels] = size;
-      strides[levels++] = stride;
-    } else {
-      simple = false;
-    }
-  }
-  if (!simple) return row_view(torch::stable::contiguous(t), tail);
-  return {t, {t.const_data_ptr(), std::max<int64_t>(sizes[0], 1), strides[1], strides[0]}, count};
+  const StridedRows r = strided_rows(t, tail);
+  return {r.tensor, {r.tensor.const_data_ptr(), r.inner, r.outer_stride, r.inner_stride}, r.count};
 }
 
 // A tensor with a contiguous last dimension, copied only if it has none.

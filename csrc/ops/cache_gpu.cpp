@@ -1,0 +1,84 @@
+// In-place updates. Places are known to the device alone: nothing is written outside.
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+
+#include "hip/cache.h"
+#include "ops/cache_checks.h"
+#include "ops/gpu.h"
+#include "ops/gpu_rows.h"
+
+namespace rocmforge {
+namespace {
+
+// The dimensions of src, those that are one run in both tensors joined.
+gpu::SharedLayout shared_layout(const char* op, const Tensor& dst, const Tensor& src) {
+  gpu::SharedLayout layout = {};
+  for (int64_t i = 0; i < src.dim(); ++i) {
+    const int64_t size = src.size(i), to = dst.stride(i), from = src.stride(i);
+    if (size == 1) continue;
+    const int64_t last = layout.dims - 1;
+    if (last >= 0 && layout.dst_strides[last] == size * to &&
+        layout.src_strides[last] == size * from) {
+      layout.sizes[last] *= size;
+      layout.dst_strides[last] = to;
+      layout.src_strides[last] = from;
+      continue;
+    }
+    check(layout.dims < gpu::kMaxDims, op, "dst and src must be views of at most ", gpu::kMaxDims,
+          " levels of stride");
+    layout.sizes[layout.dims] = size;
+    layout.dst_strides[layout.dims] = to;
+    layout.src_strides[layout.dims++] = from;
+  }
+  return layout;
+}
+
+void accumulate_(Tensor dst, const Tensor& src, const Tensor& offset) {
+  constexpr const char* op = "accumulate_";
+  check_accumulate(dst, src, offset);
+  if (src.numel() == 0) return;
+  const gpu::SharedLayout layout = shared_layout(op, dst, src);
+  const GpuLaunch launch(op, dst);
+  launch.done(gpu::accumulate(gpu_dtype(dst), dst.mutable_data_ptr(), src.const_data_ptr(),
+                              static_cast<const int64_t*>(offset.const_data_ptr()),
+                              dst.size(0) - src.size(0), dst.stride(0), &layout, launch.stream()));
+}
+
+gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
+  const Tensor& fresh = tokens.tensor;
+  return {cache.size(3),
+          {cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3)},
+          tokens.layout,
+          fresh.stride(fresh.dim() - 2)};
+}
+
+void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
+                     const Tensor& slots) {
+  constexpr const char* op = "kv_cache_write_";
+  const int64_t tokens = check_kv_cache_write(k_cache, v_cache, k, v, slots);
+  const int64_t heads = k_cache.size(2);
+  for (const Tensor* cache : {&k_cache, &v_cache}) {
+    check(heads * cache->size(3) <= std::numeric_limits<int32_t>::max(), op,
+          "a token must have fewer than 2^31 elements, got ", heads * cache->size(3));
+  }
+  if (tokens == 0 || k.numel() + v.numel() == 0) return;
+  const GpuLaunch launch(op, k);
+  const GpuRows keys(k, 2), values(v, 2);
+  const Tensor places = torch::stable::contiguous(slots);
+  const gpu::CacheLayout k_layout = cache_layout(k_cache, keys);
+  const gpu::CacheLayout v_layout = cache_layout(v_cache, values);
+  launch.done(gpu::kv_cache_write(
+      gpu_dtype(k_cache), k_cache.mutable_data_ptr(), v_cache.mutable_data_ptr(), gpu_dtype(k),
+      keys.data(), values.data(), &k_layout, &v_layout,
+      static_cast<const int64_t*>(places.const_data_ptr()), tokens,
+      k_cache.size(0) * k_cache.size(1), k_cache.size(1), heads, launch.stream()));
+}
+
+}  // namespace
+}  // namespace rocmforge
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
+  m.impl("accumulate_", TORCH_BOX(&rocmforge::accumulate_));
+  m.impl("kv_cache_write_", TORCH_BOX(&rocmforge::kv_cache_write_));
+}
