@@ -99,7 +99,11 @@ def _read(person: bool) -> str | None:
             import readline  # noqa: F401  (gives input() a history and line editing)
     try:
         return input("> " if person else "").strip()
-    except EOFError:
+    except (EOFError, KeyboardInterrupt) as end:
+        if person:
+            write("\n")  # what follows does not belong behind the prompt
+        if isinstance(end, KeyboardInterrupt):
+            raise
         return None
 
 
