@@ -30,7 +30,7 @@ def sample() -> Iterator[Sample]:
         logits = 3 * randn(8, 1003, dtype=dtype)
         yield Sample((logits, *parameters(8, 0.0)), name="greedy")
         yield Sample((logits, *parameters(8, 0.7, 40, 0.95, 0.05)), name="all filters")
-    logits = 2 * randn(40, 2000)
+    logits = 2 * randn(16, 2000)
     for filters in (
         {},
         {"top_k": 1},
@@ -44,8 +44,8 @@ def sample() -> Iterator[Sample]:
         {"top_k": 300, "top_p": 0.5},
         {"top_p": 0.7, "min_p": 0.02},
     ):
-        yield Sample((logits, *parameters(40, 0.9, **filters)), name=str(filters))
-    mixed = [torch.cat(p) for p in zip(parameters(20), parameters(20, 0.0, 5), strict=True)]
+        yield Sample((logits, *parameters(16, 0.9, **filters)), name=str(filters))
+    mixed = [torch.cat(p) for p in zip(parameters(8), parameters(8, 0.0, 5), strict=True)]
     yield Sample((logits, *mixed), name="rows with parameters of their own")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_k=7, top_p=0.8)), name="all equal")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_p=0.8)), name="all equal, top-p alone")
