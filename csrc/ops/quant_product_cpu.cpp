@@ -25,8 +25,8 @@ constexpr int64_t kDotRows = 2;
 constexpr int64_t kExactRows = 16;  // weight rows in float at a time
 constexpr int64_t kBlockRows = 16;  // weight rows that threads divide: one cache line of results
 
-// Products of fewer multiplications are computed in float: rounding activations would save nothing,
-// and so few results do not average its error out.
+// Products of fewer multiplications are always exact, with sums in float64: rounding activations or
+// sums would save nothing, and so few results do not average the error out.
 constexpr int64_t kSmallProduct = 1 << 17;
 
 // A thread is worth waking for this many bytes of weights, or multiplications.
@@ -152,8 +152,9 @@ void for_row_groups(const BlockMatrix& w, int64_t m, int64_t group, const F& f) 
 }
 
 void multiply_exact(const BlockMatrix& w, const float* x, int64_t m, DType dtype, const float* bias,
-                    void* out) {
+                    bool small, void* out) {
   const QuantKernels& kernels = cpu::quant_kernels();
+  const auto product = small ? kernels.double_product : kernels.float_product;
   const int64_t k = w.width();
   for_row_groups(w, m, kExactRows, [&](int64_t begin, int64_t count) {
     const Buffer<float> values(kExactRows * k);
@@ -162,7 +163,7 @@ void multiply_exact(const BlockMatrix& w, const float* x, int64_t m, DType dtype
       const int64_t rows = std::min(kExactRows, begin + count - n);
       for (int64_t r = 0; r < rows; ++r)
         w.type->dequantize(w.data + (n + r) * w.stride, w.row_blocks, values.get() + r * k);
-      kernels.float_product(values.get(), rows, x, m, k, results.at(n), results.stride());
+      product(values.get(), rows, x, m, k, results.at(n), results.stride());
       results.finish(n, rows);
     }
   });
@@ -206,7 +207,7 @@ void multiply(const BlockMatrix& weights, const void* x, int64_t m, DType dtype,
   const float* values = as_float(x, m * weights.width(), dtype, copy);
   const bool small = m * weights.rows * weights.width() < kSmallProduct;
   if (exact || small || weights.type->sub_block == 0) {
-    multiply_exact(weights, values, m, dtype, bias, out);
+    multiply_exact(weights, values, m, dtype, bias, small, out);
   } else if (m <= kDotRows) {
     multiply_dot(weights, values, m, dtype, bias, out);
   } else {

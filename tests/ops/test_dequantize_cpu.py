@@ -139,7 +139,7 @@ def test_bad_input_gets_one_sentence(case: str) -> None:
 @pytest.mark.parametrize("name", ["portable", "avx2"])
 def test_the_other_instruction_sets(name: str) -> None:
     """The tests of the quantized kernels again, with kernels that the dispatcher passed over."""
-    environment = {**os.environ, "ROCMFORGE_CPU_ISA": name}
+    environment = {**os.environ, "ROCMFORGE_CPU_ISA": name, "OMP_NUM_THREADS": "1"}
     ask = "from rocmforge_torch import extension; print(extension.cpu_instruction_set())"
     chosen = subprocess.run(
         [sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True

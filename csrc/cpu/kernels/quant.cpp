@@ -30,8 +30,8 @@ const QuantTypeKernels* find(int qtype) {
 }  // namespace
 
 const QuantKernels kQuant = {
-    find,        kLanes,     kMaxTile,      to_float,      from_float,         quantize_tile,
-    panel_bytes, pack_panel, panel_product, float_product, transposed_product,
+    find,        kLanes,     kMaxTile,      to_float,      from_float,     quantize_tile,
+    panel_bytes, pack_panel, panel_product, float_product, double_product, transposed_product,
 };
 
 }  // namespace rocmforge::cpu::ROCMFORGE_ISA

@@ -78,6 +78,9 @@ struct QuantKernels {
   // out[m * out_stride + n] = sum over k of x[m * k + ..] * w[n * k + ..]
   void (*float_product)(const float* w, int64_t num_rows, const float* x, int64_t m, int64_t k,
                         float* out, int64_t out_stride);
+  // The same, summed in float64: for a handful of results, whose terms may cancel.
+  void (*double_product)(const float* w, int64_t num_rows, const float* x, int64_t m, int64_t k,
+                         float* out, int64_t out_stride);
   // out[m * out_stride + j] = sum over n < num_rows of g[m * g_stride + n] * weight[n][j], for the
   // weights of `num_blocks` consecutive blocks of every row. Scratch: (8 + m) * their weights.
   void (*transposed_product)(const QuantTypeKernels& type, const uint8_t* weights, int64_t stride,

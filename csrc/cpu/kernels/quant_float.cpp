@@ -71,6 +71,24 @@ void float_product(const float* w, int64_t num_rows, const float* x, int64_t m, 
   for (; n < num_rows; ++n) dot_rows<1>(w + n * k, x, m, k, out + n, out_stride);
 }
 
+void double_product(const float* w, int64_t num_rows, const float* x, int64_t m, int64_t k,
+                    float* out, int64_t out_stride) {
+  constexpr int kSums = 8;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t n = 0; n < num_rows; ++n) {
+      const float *a = w + n * k, *b = x + i * k;
+      double sums[kSums] = {};
+      int64_t j = 0;
+      for (; j + kSums <= k; j += kSums)
+        for (int l = 0; l < kSums; ++l) sums[l] += static_cast<double>(a[j + l]) * b[j + l];
+      for (; j < k; ++j) sums[0] += static_cast<double>(a[j]) * b[j];
+      double total = 0;
+      for (int l = 0; l < kSums; ++l) total += sums[l];
+      out[i * out_stride + n] = static_cast<float>(total);
+    }
+  }
+}
+
 void transposed_product(const QuantTypeKernels& type, const uint8_t* weights, int64_t stride,
                         int64_t num_rows, int64_t num_blocks, const float* g, int64_t g_stride,
                         int64_t m, float* scratch, float* out, int64_t out_stride) {
