@@ -22,8 +22,8 @@ BUILD = ROOT / "build" / "amd"
 KERNEL_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden")
 # The host half alone, launchers visible; an empty file stands where the device code would be.
 HOST_FLAGS = (
-    *("-std=c++17", "-O1", "-fPIC", "-shared", "--cuda-host-only", "-no-hip-rt"),
-    *("-Xclang", "-fcuda-include-gpubinary", "-Xclang", os.devnull, "-Wl,-z,lazy"),
+    *("-std=c++17", "-O1", "-fPIC", "--cuda-host-only"),
+    *("-Xclang", "-fcuda-include-gpubinary", "-Xclang", os.devnull),
 )
 LLVM_VERSIONS = ("-19", "-20", "-21", "")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -139,23 +139,29 @@ class Toolchain:
         with ThreadPoolExecutor(self.jobs) as pool:
             return list(pool.map(lambda pair: self.compile(pair[0], pair[1], flags), pairs))
 
-    def host_library(self, source: Path, flags: Sequence[str] = ()) -> Path:
-        """The launchers of `source` as a shared library for the host, without its device code.
+    def host_library(self, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
+        """The launchers of `sources` as a shared library for the host, without the device code.
 
         The HIP runtime stays undefined: whoever loads the library brings one.
         """
-        command = [
-            find_program("clang++"),
-            *self.hip_flags([]),
-            *HOST_FLAGS,
-            f"-I{CSRC}",
-            *flags,
-        ]
-        path = BUILD / "objects" / f"{source.stem}.host.{self._key(source, command)}.so"
+        clang = find_program("clang++")
+        command = [clang, *self.hip_flags([]), *HOST_FLAGS, f"-I{CSRC}", *flags]
+        with ThreadPoolExecutor(self.jobs) as pool:
+            objects = list(pool.map(lambda source: self._host_object(source, command), sources))
+        key = hashlib.sha256("\0".join(map(str, objects)).encode()).hexdigest()[:16]
+        path = BUILD / "objects" / f"{sources[0].stem}.host.{key}.so"
+        if not path.exists():
+            scratch = path.with_suffix(f".{os.getpid()}.tmp")
+            run([clang, "-shared", "-Wl,-z,lazy", "-o", str(scratch), *map(str, objects)])
+            scratch.replace(path)
+        return path
+
+    def _host_object(self, source: Path, command: Sequence[str]) -> Path:
+        path = BUILD / "objects" / f"{source.stem}.host.{self._key(source, command)}.o"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = path.with_suffix(f".{os.getpid()}.tmp")
-            run([*command, "-o", str(scratch), str(source)])
+            run([*command, "-c", "-o", str(scratch), str(source)])
             scratch.replace(path)
         return path
 

@@ -63,7 +63,7 @@ class Emulator:
 
     def launch(
         self,
-        source: Path,
+        sources: Path | Sequence[Path],
         arch: str,
         function: str,
         values: Sequence[Buffer | Struct | int | float | None],
@@ -71,17 +71,19 @@ class Emulator:
     ) -> Run:
         """Calls `rocmforge::gpu::FUNCTION` of a .hip file and emulates what it launches.
 
+        Several sources: the first has the function, the others what it calls.
         The launcher is the real one: its choice of kernel, grid, block and LDS is what runs. Raises
         EmulationError when a launch fails or the launcher returns a message.
         """
-        library = self._toolchain.host_library(source)
+        files = [sources] if isinstance(sources, Path) else list(sources)
+        library = self._toolchain.host_library(files)
         symbol, types = _launcher(library, function)
         if len(types) != len(values):
             raise EmulationError(f"{function} takes {len(types)} arguments, got {len(values)}")
         buffers = _numbered(values)
         return self._request(
             Call(
-                code=self._toolchain.compile(source, arch).path,
+                codes=[c.path for c in self._toolchain.compile_all(files, [arch])],
                 runtime=self._runtime,
                 library=library,
                 symbol=symbol,
@@ -147,7 +149,7 @@ class Emulator:
 
 
 def _numbered(values: Sequence[object]) -> list[Buffer]:
-    inside = [[f for _, f in v.fields] if isinstance(v, Struct) else [v] for v in values]
+    inside = [v.buffers() if isinstance(v, Struct) else [v] for v in values]
     buffers = [v for group in inside for v in group if isinstance(v, Buffer)]
     for number, buffer in enumerate(buffers):
         buffer.number = number

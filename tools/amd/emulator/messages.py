@@ -23,9 +23,18 @@ class Buffer:
 
 @dataclass
 class Struct:
-    """A struct that a launcher takes by reference: the ctypes name and value of every field."""
+    """A struct that a launcher takes by reference: the ctypes name and value of every field.
 
-    fields: list[tuple[str, Buffer | int | float]]
+    A field called "struct" is a Struct inside it.
+    """
+
+    fields: list[tuple[str, Buffer | Struct | int | float]]
+
+    def buffers(self) -> list[Buffer]:
+        """Every buffer in it, in order."""
+        values = [value for _, value in self.fields]
+        inside = [v.buffers() if isinstance(v, Struct) else [v] for v in values]
+        return [v for group in inside for v in group if isinstance(v, Buffer)]
 
 
 Value = Buffer | Struct | int | float | bytes
@@ -48,7 +57,7 @@ class Direct:
 class Call:
     """A launcher, called with values of the named ctypes types; its launches are emulated."""
 
-    code: Path
+    codes: list[Path]
     runtime: Path
     library: Path
     symbol: str

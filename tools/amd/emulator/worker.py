@@ -65,10 +65,10 @@ class GuardedBuffer:
 class Session:
     """One request: its buffers and what its launches did. emu: tinygrad's emulator module."""
 
-    def __init__(self, emu: Any, loaded: LoadedCode, buffers: list[Buffer]) -> None:
+    def __init__(self, emu: Any, codes: list[LoadedCode], buffers: list[Buffer]) -> None:
         self.emu = emu
-        self.loaded = loaded
-        self.arch = ARCHITECTURES[loaded.code.arch]
+        self.codes = codes
+        self.arch = ARCHITECTURES[codes[0].code.arch]
         self.buffers = [GuardedBuffer(i, b) for i, b in enumerate(buffers)]
         self.launches: list[LaunchRecord] = []
         self.counts: Counter[str] = Counter()
@@ -84,27 +84,41 @@ class Session:
         return self._struct(value) if isinstance(value, Struct) else value
 
     def _struct(self, value: Struct) -> int:
-        names = [(f"field{i}", getattr(ctypes, kind)) for i, (kind, _) in enumerate(value.fields)]
-        layout = type("Layout", (ctypes.Structure,), {"_fields_": names})
-        made = layout(*(self.value(field) for _, field in value.fields))
+        made = self._made(value)
         self._structs.append(made)
         return ctypes.addressof(made)
+
+    def _made(self, value: Struct) -> ctypes.Structure:
+        fields = [
+            self._made(f) if isinstance(f, Struct) else self.value(f) for _, f in value.fields
+        ]
+        kinds = [
+            type(field) if isinstance(field, ctypes.Structure) else getattr(ctypes, kind)
+            for field, (kind, _) in zip(fields, value.fields, strict=True)
+        ]
+        names = [(f"field{i}", kind) for i, kind in enumerate(kinds)]
+        return type("Layout", (ctypes.Structure,), {"_fields_": names})(*fields)
+
+    def code_with(self, symbol: str) -> LoadedCode:
+        """The code object that has a kernel. Raises ValueError when none does."""
+        for loaded in self.codes:
+            if symbol in loaded.code.kernels:
+                return loaded
+        raise ValueError(f"no code object has the kernel {symbol}")
 
     def run(self, d: Dispatch) -> None:
         """Emulates one launch."""
         emu = self.emu
-        code = Region(
-            self.loaded.memory.address,
-            self.loaded.memory.address + self.loaded.memory.size,
-            "the code object",
-            False,
-        )
+        memory = self.code_with(d.kernel.symbol).memory
+        code = Region(memory.address, memory.address + memory.size, "the code object", False)
         kernarg = Region(
             d.kernarg.address, d.kernarg.address + d.kernarg.size, "the kernel arguments", False
         )
         packet = Region(d.packet.address, d.packet.address + 64, "the dispatch packet", False)
         regions = [code, kernarg, packet, *(b.region for b in self.buffers)]
-        tracer = Tracer(self.loaded.instructions, regions, d.kernel.wave, d.lds_bytes)
+        tracer = Tracer(
+            self.code_with(d.kernel.symbol).instructions, regions, d.kernel.wave, d.lds_bytes
+        )
         init_wave = emu._init_wave
 
         def initialise(lib: int, wave_start: int, *rest: Any) -> Any:
@@ -168,20 +182,29 @@ class Worker:
         self._libraries: dict[Path, ctypes.CDLL] = {}
 
     def handle(self, request: Direct | Call) -> Answer:
-        loaded = self._code.get(request.code)
-        if loaded is None:
-            loaded = self._code[request.code] = LoadedCode(CodeObject.read(request.code))
-        session = Session(self._emu, loaded, request.buffers)
+        paths = [request.code] if isinstance(request, Direct) else request.codes
+        session = Session(self._emu, [self._loaded(p) for p in paths], request.buffers)
         if isinstance(request, Direct):
             values = [self._bytes(session, v) for v in request.values]
             session.run(
                 dispatch(
-                    loaded, request.symbol, request.grid, request.block, values, request.lds_bytes
+                    session.codes[0],
+                    request.symbol,
+                    request.grid,
+                    request.block,
+                    values,
+                    request.lds_bytes,
                 )
             )
         else:
             self._call(session, request)
         return session.answer()
+
+    def _loaded(self, path: Path) -> LoadedCode:
+        loaded = self._code.get(path)
+        if loaded is None:
+            loaded = self._code[path] = LoadedCode(CodeObject.read(path))
+        return loaded
 
     def _bytes(self, session: Session, value: Value) -> bytes:
         plain = session.value(value)
@@ -195,7 +218,9 @@ class Worker:
         def launch(name: bytes, grid: Any, block: Any, arguments: Any, lds: int) -> int:
             try:
                 session.run(
-                    _from_pointers(session.loaded, name.decode(), grid, block, arguments, lds)
+                    _from_pointers(
+                        session.code_with(name.decode()), name.decode(), grid, block, arguments, lds
+                    )
                 )
             except Exception as error:
                 session.error = error
@@ -223,8 +248,8 @@ class Worker:
 def _from_pointers(
     loaded: LoadedCode, symbol: str, grid: Any, block: Any, arguments: Any, lds: int
 ) -> Dispatch:
-    kernel = loaded.code.kernels.get(symbol)
-    visible = [a for a in kernel.arguments if not a.kind.startswith("hidden_")] if kernel else []
+    arguments_of = loaded.code.kernels[symbol].arguments
+    visible = [a for a in arguments_of if not a.kind.startswith("hidden_")]
     values = [ctypes.string_at(arguments[i], a.size) for i, a in enumerate(visible)]
     three = (grid[0], grid[1], grid[2]), (block[0], block[1], block[2])
     return dispatch(loaded, symbol, *three, values, lds)
