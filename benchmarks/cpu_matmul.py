@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,20 +86,20 @@ def measure(name: str, n: int, k: int, rows: list[int], seconds: float) -> Itera
     qweight = random_blocks(row, n, k)
     dense = torch.ops.rocmforge.dequantize(qweight, row.id, torch.float32)
 
-    def product(x: torch.Tensor, exact: bool) -> torch.Tensor:
-        rocmforge_torch.config.exact = exact
-        return torch.ops.rocmforge.quant_matmul(x, qweight, row.id)
+    def product(x: torch.Tensor, exact: bool) -> Callable[[], object]:
+        def run() -> object:
+            rocmforge_torch.config.exact = exact
+            return torch.ops.rocmforge.quant_matmul(x, qweight, row.id)
+
+        return run
 
     for m in rows:
         x = torch.randn(m, k)
-        fast, exact, dense_ms = least_ms(
-            [
-                lambda x=x: product(x, False),
-                lambda x=x: product(x, True),
-                lambda x=x: torch.nn.functional.linear(x, dense),
-            ],
-            seconds,
-        )
+        dense_product = partial(torch.nn.functional.linear, x, dense)
+        with torch.inference_mode():
+            fast, exact, dense_ms = least_ms(
+                [product(x, False), product(x, True), dense_product], seconds
+            )
         yield Result(name, n, k, m, fast, exact, dense_ms, qweight.numel())
     rocmforge_torch.config.exact = False
 
@@ -128,7 +129,7 @@ def show(results: list[Result], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--types", default=",".join(QUANTIZED), help="comma-separated names")
     parser.add_argument("--shape", default="2048x2048", help="comma-separated NxK")
     parser.add_argument("--rows", default="1,2,4,8,32,128", help="comma-separated")
