@@ -20,25 +20,24 @@ struct Gelu {
   }
 };
 
-template <typename Activation, typename T>
+template <typename Activation, typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
     gated_kernel(const T* __restrict__ gate, RowLayout gate_rows, const T* __restrict__ up,
-                 RowLayout up_rows, T* __restrict__ out, int64_t rows, int64_t width,
-                 bool vectors) {
-  constexpr int kCount = kChunk<T>, kStep = kThreads * kCount;
+                 RowLayout up_rows, T* __restrict__ out, int64_t rows, int width,
+                 int blocks_per_row) {
+  constexpr int kCount = kStepElements<T, kVectors>, kStep = kThreads * kCount;
   const int lane = threadIdx.x;
-  const int64_t blocks_per_row = (width + kStep - 1) / kStep;
   for (int64_t block = blockIdx.x; block < rows * blocks_per_row; block += gridDim.x) {
     const int64_t row = blocks_per_row == 1 ? block : block / blocks_per_row;
-    const int64_t first = (block - row * blocks_per_row) * kStep;
+    const int first = static_cast<int>(block - row * blocks_per_row) * kStep;
     T gates[kCount], ups[kCount];
-    load_chunk<kThreads>(gate + row_offset(gate_rows, row), width, first, lane, vectors, gates);
-    load_chunk<kThreads>(up + row_offset(up_rows, row), width, first, lane, vectors, ups);
+    load_chunk<kThreads, kVectors>(gate + row_offset(gate_rows, row), width, first, lane, gates);
+    load_chunk<kThreads, kVectors>(up + row_offset(up_rows, row), width, first, lane, ups);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       gates[j] = from_float<T>(Activation::of(to_float(gates[j])) * to_float(ups[j]));
     }
-    store_chunk<kThreads>(gates, width, first, lane, vectors, out + row * width);
+    store_chunk<kThreads, kVectors>(gates, width, first, lane, out + row * width);
   }
 }
 
@@ -46,15 +45,21 @@ template <typename Activation>
 Status gated(DType dtype, const void* gate, const RowLayout& gate_rows, const void* up,
              const RowLayout& up_rows, void* out, int64_t rows, int64_t width, Stream stream) {
   if (rows == 0 || width == 0) return nullptr;
+  if (width > kMaxWidth) return kTooWide;
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
-    const int64_t bytes = sizeof(T), step = kThreads * kChunk<T>;
-    const bool vectors = width % kChunk<T> == 0 && rows_aligned(gate, gate_rows, bytes) &&
+    const int64_t bytes = sizeof(T);
+    const bool aligned = width % kChunk<T> == 0 && rows_aligned(gate, gate_rows, bytes) &&
                          rows_aligned(up, up_rows, bytes) && is_aligned(out);
-    gated_kernel<Activation, T><<<grid_size(rows * ((width + step - 1) / step)), kThreads, 0,
-                                  static_cast<gpuStream_t>(stream)>>>(
-        static_cast<const T*>(gate), gate_rows, static_cast<const T*>(up), up_rows,
-        static_cast<T*>(out), rows, width, vectors);
+    with_bool(aligned, [&](auto vectors) {
+      constexpr bool kVectors = decltype(vectors)::value;
+      constexpr int kStep = kThreads * kStepElements<T, kVectors>;
+      const int blocks = static_cast<int>((width + kStep - 1) / kStep);
+      gated_kernel<Activation, T, kVectors>
+          <<<grid_size(rows * blocks), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
+              static_cast<const T*>(gate), gate_rows, static_cast<const T*>(up), up_rows,
+              static_cast<T*>(out), rows, static_cast<int>(width), blocks);
+    });
   });
   return launch_status();
 }

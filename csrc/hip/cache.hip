@@ -16,25 +16,24 @@ __device__ __forceinline__ T add(T a, T b) {
 }
 
 // All neighbours in memory: `count` elements.
-template <typename T>
+template <typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
     accumulate_kernel(T* __restrict__ dst, const T* __restrict__ src,
                       const int64_t* __restrict__ offset, int64_t last_start, int64_t row_stride,
                       int64_t count) {
-  constexpr int kCount = kChunk<T>;
+  constexpr int kCount = kStepElements<T, kVectors>;
+  constexpr int64_t kStep = kThreads * kCount;
   const int64_t start = *offset;
   if (start < 0 || start > last_start) return;
   dst += start * row_stride;
-  const bool vectors = reinterpret_cast<uintptr_t>(dst) % 16 == 0 &&
-                       reinterpret_cast<uintptr_t>(src) % 16 == 0 && count % kCount == 0;
-  constexpr int64_t kStep = kThreads * kCount;
   for (int64_t first = blockIdx.x * kStep; first < count; first += gridDim.x * kStep) {
+    const int rest = static_cast<int>(count - first < kStep ? count - first : kStep);
     T sums[kCount], values[kCount];
-    load_chunk<kThreads>(dst, count, first, threadIdx.x, vectors, sums);
-    load_chunk<kThreads>(src, count, first, threadIdx.x, vectors, values);
+    load_chunk<kThreads, kVectors>(dst + first, rest, 0, threadIdx.x, sums);
+    load_chunk<kThreads, kVectors>(src + first, rest, 0, threadIdx.x, values);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) sums[j] = add(sums[j], values[j]);
-    store_chunk<kThreads>(sums, count, first, threadIdx.x, vectors, dst);
+    store_chunk<kThreads, kVectors>(sums, rest, 0, threadIdx.x, dst + first);
   }
 }
 
@@ -159,9 +158,15 @@ Status accumulate(DType dtype, void* dst, const void* src, const int64_t* offset
     const T* from = static_cast<const T*>(src);
     const auto launch_stream = static_cast<gpuStream_t>(stream);
     if (neighbours) {
-      const int64_t step = kThreads * kChunk<T>;
-      accumulate_kernel<T><<<grid_size((count + step - 1) / step), kThreads, 0, launch_stream>>>(
-          to, from, offset, last_start, row_stride, count);
+      const int64_t row_bytes = row_stride * static_cast<int64_t>(sizeof(T));
+      const bool aligned = count % kChunk<T> == 0 && is_aligned(dst, row_bytes) && is_aligned(src);
+      with_bool(aligned, [&](auto vectors) {
+        constexpr bool kVectors = decltype(vectors)::value;
+        constexpr int64_t kStep = kThreads * kStepElements<T, kVectors>;
+        accumulate_kernel<T, kVectors>
+            <<<grid_size((count + kStep - 1) / kStep), kThreads, 0, launch_stream>>>(
+                to, from, offset, last_start, row_stride, count);
+      });
     } else {
       accumulate_strided_kernel<T>
           <<<grid_size((count + kThreads - 1) / kThreads), kThreads, 0, launch_stream>>>(

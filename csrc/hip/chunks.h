@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "hip/compat.h"
+#include "hip/launch.h"
 #include "hip/rows.h"
 
 namespace rocmforge::gpu {
@@ -40,42 +42,56 @@ __device__ __forceinline__ int64_t row_offset(const RowLayout& rows, int64_t row
   return row / rows.inner * rows.outer_stride + row % rows.inner * rows.inner_stride;
 }
 
-// This thread's part of elements [first, first + kLanes * kCount); zeros past `width`. Vectors
-// need rows that are aligned and a width that is a multiple of kCount.
-template <int kLanes, typename T, int kCount>
-__device__ __forceinline__ void load_chunk(const T* row, int64_t width, int64_t first, int lane,
-                                           bool vectors, T (&out)[kCount]) {
-  if (vectors) {
-    const int64_t i = first + lane * kCount;
+// Elements of a thread's step through a row.
+template <typename T, bool kVectors>
+constexpr int kStepElements = kVectors ? kChunk<T> : 2;
+
+// This thread's part of elements [first, first + kLanes * kCount); zeros past `width`. With
+// kVectors every row must be aligned and `width` a multiple of kCount.
+template <int kLanes, bool kVectors, typename T, int kCount>
+__device__ __forceinline__ void load_chunk(const T* row, int width, int first, int lane,
+                                           T (&out)[kCount]) {
+  if constexpr (kVectors) {
+    const int i = first + lane * kCount;
     Chunk<T, kCount> chunk = {};
     if (i < width) chunk = *reinterpret_cast<const Chunk<T, kCount>*>(row + i);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) out[j] = chunk.values[j];
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) {
-    const int64_t i = first + j * kLanes + lane;
-    out[j] = i < width ? row[i] : T{};
+    for (int j = 0; j < kCount; ++j) {
+      const int i = first + j * kLanes + lane;
+      out[j] = i < width ? row[i] : T{};
+    }
   }
 }
 
-template <int kLanes, typename T, int kCount>
-__device__ __forceinline__ void store_chunk(const T (&values)[kCount], int64_t width, int64_t first,
-                                            int lane, bool vectors, T* row) {
-  if (vectors) {
-    const int64_t i = first + lane * kCount;
+template <int kLanes, bool kVectors, typename T, int kCount>
+__device__ __forceinline__ void store_chunk(const T (&values)[kCount], int width, int first,
+                                            int lane, T* row) {
+  if constexpr (kVectors) {
+    const int i = first + lane * kCount;
     Chunk<T, kCount> chunk;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) chunk.values[j] = values[j];
     if (i < width) *reinterpret_cast<Chunk<T, kCount>*>(row + i) = chunk;
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) {
-    const int64_t i = first + j * kLanes + lane;
-    if (i < width) row[i] = values[j];
+    for (int j = 0; j < kCount; ++j) {
+      const int i = first + j * kLanes + lane;
+      if (i < width) row[i] = values[j];
+    }
   }
 }
+
+// Calls body(std::true_type{}) or body(std::false_type{}).
+template <typename Body>
+void with_bool(bool value, Body body) {
+  value ? body(std::true_type{}) : body(std::false_type{});
+}
+
+// The most elements of a row that a thread can count.
+constexpr int64_t kMaxWidth = (int64_t{1} << 31) - (1 << 16);
+constexpr Status kTooWide = "rows must have fewer than 2^31 elements";
 
 }  // namespace rocmforge::gpu

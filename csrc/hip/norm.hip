@@ -20,19 +20,19 @@ struct NormArgs {
   float eps;
   T* out;
   T* sum;
-  int64_t rows, width;
-  bool vectors;
+  int64_t rows;
+  int width;
 };
 
 // One row on kLanes threads. What a thread holds is read once; of rows longer than that, the rest
 // is read again, from the cache.
-template <typename T, typename W, int kLanes, bool kAdd>
+template <typename T, typename W, int kLanes, bool kVectors, bool kAdd>
 __global__ void __launch_bounds__(kThreads)
     rms_norm_kernel(NormArgs<T> args, const W* __restrict__ weight) {
-  constexpr int kCount = kChunk<T>, kStep = kLanes * kCount, kRows = kThreads / kLanes;
+  constexpr int kCount = kStepElements<T, kVectors>;
+  constexpr int kStep = kLanes * kCount, kRows = kThreads / kLanes;
   const int lane = threadIdx.x % kLanes;
-  const int64_t width = args.width;
-  const bool vectors = args.vectors;
+  const int width = args.width;
   for (int64_t row = blockIdx.x * int64_t{kRows} + threadIdx.x / kLanes; row < args.rows;
        row += gridDim.x * int64_t{kRows}) {
     const T* x = args.x + row_offset(args.x_rows, row);
@@ -40,16 +40,16 @@ __global__ void __launch_bounds__(kThreads)
     T* out = args.out + row * width;
     T* sum = kAdd ? args.sum + row * width : nullptr;
     float squares = 0.0f;
-    const auto read = [&](int64_t first, T(&values)[kCount]) {
-      load_chunk<kLanes>(x, width, first, lane, vectors, values);
+    const auto read = [&](int first, T(&values)[kCount]) {
+      load_chunk<kLanes, kVectors>(x, width, first, lane, values);
       if constexpr (kAdd) {
         T others[kCount];
-        load_chunk<kLanes>(residual, width, first, lane, vectors, others);
+        load_chunk<kLanes, kVectors>(residual, width, first, lane, others);
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
           values[j] = from_float<T>(to_float(values[j]) + to_float(others[j]));
         }
-        store_chunk<kLanes>(values, width, first, lane, vectors, sum);
+        store_chunk<kLanes, kVectors>(values, width, first, lane, sum);
       }
 #pragma unroll
       for (int j = 0; j < kCount; ++j) squares += to_float(values[j]) * to_float(values[j]);
@@ -59,28 +59,28 @@ __global__ void __launch_bounds__(kThreads)
     for (int c = 0; c < kHeld; ++c) {
       if (c * kStep < width) read(c * kStep, held[c]);
     }
-    for (int64_t first = kHeld * kStep; first < width; first += kStep) {
+    for (int first = kHeld * kStep; first < width; first += kStep) {
       T values[kCount];
       read(first, values);
     }
     const float scale = rsqrtf(lanes_sum<kLanes>(squares) / static_cast<float>(width) + args.eps);
-    const auto write = [&](int64_t first, T(&values)[kCount]) {
+    const auto write = [&](int first, T(&values)[kCount]) {
       W weights[kCount];
-      if (weight) load_chunk<kLanes>(weight, width, first, lane, vectors, weights);
+      if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, weights);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const float value = to_float(values[j]) * scale;
         values[j] = from_float<T>(weight ? value * to_float(weights[j]) : value);
       }
-      store_chunk<kLanes>(values, width, first, lane, vectors, out);
+      store_chunk<kLanes, kVectors>(values, width, first, lane, out);
     };
 #pragma unroll
     for (int c = 0; c < kHeld; ++c) {
       if (c * kStep < width) write(c * kStep, held[c]);
     }
-    for (int64_t first = kHeld * kStep; first < width; first += kStep) {
+    for (int first = kHeld * kStep; first < width; first += kStep) {
       T values[kCount];
-      load_chunk<kLanes>(kAdd ? sum : x, width, first, lane, vectors, values);
+      load_chunk<kLanes, kVectors>(kAdd ? sum : x, width, first, lane, values);
       write(first, values);
     }
   }
@@ -91,6 +91,7 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
             const RowLayout& residual_rows, DType weight_dtype, const void* weight, float eps,
             void* out, void* sum, int64_t rows, int64_t width, Stream stream) {
   if (rows == 0 || width == 0) return nullptr;
+  if (width > kMaxWidth) return kTooWide;
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     const int64_t bytes = sizeof(T);
@@ -105,15 +106,15 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
                               static_cast<T*>(out),
                               static_cast<T*>(sum),
                               rows,
-                              width,
-                              vectors};
+                              static_cast<int>(width)};
     const auto launch = [&](auto weight_element) {
       using W = decltype(weight_element);
-      const bool is_short = width <= kShortRow * kHeld * kChunk<T>;
-      const int64_t blocks =
-          is_short ? (rows + kThreads / kShortRow - 1) / (kThreads / kShortRow) : rows;
-      const auto kernel =
-          is_short ? rms_norm_kernel<T, W, kShortRow, kAdd> : rms_norm_kernel<T, W, kThreads, kAdd>;
+      const bool is_short = vectors && width <= kShortRow * kHeld * kChunk<T>;
+      constexpr int kShortRows = kThreads / kShortRow;
+      const int64_t blocks = is_short ? (rows + kShortRows - 1) / kShortRows : rows;
+      const auto kernel = is_short  ? rms_norm_kernel<T, W, kShortRow, true, kAdd>
+                          : vectors ? rms_norm_kernel<T, W, kThreads, true, kAdd>
+                                    : rms_norm_kernel<T, W, kThreads, false, kAdd>;
       kernel<<<grid_size(blocks), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
           args, static_cast<const W*>(weight));
     };
