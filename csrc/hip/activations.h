@@ -16,9 +16,10 @@ struct QuantActivations {
 int64_t activation_bytes(int64_t rows, int64_t cols);
 QuantActivations place_activations(void* workspace, int64_t rows, int64_t cols);
 
-// code = round(x / scale), scale = max |x| / 127 over 32 neighbours. x [rows, cols], rows `stride`
-// elements apart.
+// code = round(x / scale), scale = max |x| / 127 over 32 neighbours; a block with an infinity or a
+// NaN gets a scale that is not finite. x [rows, cols], rows `stride` elements apart; rows of out
+// past the last, up to out_rows, repeat it.
 Status quantize_activations(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                            const QuantActivations& out, Stream stream);
+                            int64_t out_rows, const QuantActivations& out, Stream stream);
 
 }  // namespace rocmforge::gpu

@@ -1,5 +1,4 @@
 #include "hip/activations.h"
-
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 
@@ -11,25 +10,31 @@ constexpr int kBlock = 32;  // activations that share a scale
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    quantize_activations_kernel(const T* __restrict__ x, int64_t stride, int64_t cols,
-                                int64_t count, QuantActivations out) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const bool inside = i < count;  // whole blocks are in or out: cols is a multiple of kBlock
-  const float value = inside ? to_float(x[i / cols * stride + i % cols]) : 0.0f;
-  float largest = fabsf(value);
+    quantize_activations_kernel(const T* __restrict__ x, int64_t stride, int rows, int cols,
+                                QuantActivations out) {
+  const int col = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int row = static_cast<int>(blockIdx.y);
+  const bool inside = col < cols;  // whole blocks are in or out: cols is a multiple of kBlock
+  const float value = inside ? to_float(x[(row < rows ? row : rows - 1) * stride + col]) : 0.0f;
+  // As integers the magnitudes are ordered with NaN above infinity, so that neither is lost.
+  uint32_t largest = __float_as_uint(fabsf(value));
 #pragma unroll
   for (int mask = kBlock / 2; mask > 0; mask /= 2) {
-    largest = fmaxf(largest, wave_shuffle_xor(largest, mask));
+    const uint32_t other = wave_shuffle_xor(largest, mask);
+    largest = other > largest ? other : largest;
   }
-  const float scale = largest / 127.0f;
-  const int code = scale > 0.0f ? __float2int_rn(value / scale) : 0;
+  const float scale = __uint_as_float(largest) / 127.0f;
+  // A subnormal scale is coarse: the quotient may pass 127.
+  const float quotient = scale > 0.0f ? fminf(fmaxf(value / scale, -127.0f), 127.0f) : 0.0f;
+  const int code = __float2int_rn(quotient);
   int sum = code;
 #pragma unroll
   for (int mask = 8; mask > 0; mask /= 2) sum += wave_shuffle_xor(sum, mask);
   if (!inside) return;
+  const int64_t i = static_cast<int64_t>(row) * cols + col;
   out.codes[i] = static_cast<int8_t>(code);
-  if (i % kBlock == 0) out.scales[i / kBlock] = scale;
-  if (i % 16 == 0) out.sums[i / 16] = scale * static_cast<float>(sum);
+  if (col % kBlock == 0) out.scales[i / kBlock] = scale;
+  if (col % 16 == 0) out.sums[i / 16] = scale * static_cast<float>(sum);
 }
 
 constexpr int64_t round_up(int64_t n) { return (n + 255) / 256 * 256; }
@@ -49,14 +54,14 @@ QuantActivations place_activations(void* workspace, int64_t rows, int64_t cols) 
 }
 
 Status quantize_activations(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                            const QuantActivations& out, Stream stream) {
-  const int64_t count = rows * cols;
-  if (count == 0) return nullptr;
+                            int64_t out_rows, const QuantActivations& out, Stream stream) {
+  if (rows == 0 || cols == 0) return nullptr;
+  const dim3 grid(static_cast<unsigned>((cols + kThreads - 1) / kThreads),
+                  static_cast<unsigned>(out_rows));
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
-    quantize_activations_kernel<T>
-        <<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0,
-           static_cast<gpuStream_t>(stream)>>>(static_cast<const T*>(x), stride, cols, count, out);
+    quantize_activations_kernel<T><<<grid, kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
+        static_cast<const T*>(x), stride, static_cast<int>(rows), static_cast<int>(cols), out);
   });
   return launch_status();
 }

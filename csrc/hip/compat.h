@@ -1,6 +1,8 @@
 // Every difference between hipcc and nvcc, in one page. Kernels read vendor-free.
 #pragma once
 
+#include <cstdint>
+
 #if defined(__HIP__)
 
 #include <hip/hip_bf16.h>
@@ -45,6 +47,32 @@ __device__ __forceinline__ int dot4(int a, int b, int sum) {
 #endif
 }
 
+// Products and sums that are rounded on their own, never fused into one operation.
+__device__ __forceinline__ float mul_rn(float a, float b) {
+#pragma clang fp contract(off)
+  return a * b;
+}
+__device__ __forceinline__ float add_rn(float a, float b) {
+#pragma clang fp contract(off)
+  return a + b;
+}
+
+// 16 bytes to look up.
+struct ByteTable16 {
+  uint32_t words[4];
+};
+
+// table[n] of the low (0) or high (1) halves n of four bytes.
+template <int Half>
+__device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_t bytes) {
+  const uint32_t index = bytes >> (4 * Half);
+  const uint32_t at = index & 0x07070707;
+  const uint32_t low = __builtin_amdgcn_perm(table.words[1], table.words[0], at);
+  const uint32_t high = __builtin_amdgcn_perm(table.words[3], table.words[2], at);
+  const uint32_t choice = 0x03020100 | (index & 0x08080808) >> 1;
+  return static_cast<int>(__builtin_amdgcn_perm(high, low, choice));
+}
+
 #else  // nvcc
 
 #include <cuda_bf16.h>
@@ -68,5 +96,26 @@ __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
 }
 
 __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
+
+__device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+
+struct ByteTable16 {
+  uint32_t words[4];
+};
+
+template <int Half>
+__device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_t bytes) {
+  // A selector takes four neighbouring nibbles: both halves of two bytes.
+  const uint32_t at = bytes & 0x77777777, choice = 0x32103210 | (bytes & 0x88888888) >> 1;
+  uint32_t found[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t low = __byte_perm(table.words[0], table.words[1], at >> (16 * i));
+    const uint32_t high = __byte_perm(table.words[2], table.words[3], at >> (16 * i));
+    found[i] = __byte_perm(low, high, choice >> (16 * i));
+  }
+  return static_cast<int>(__byte_perm(found[0], found[1], Half ? 0x7531 : 0x6420));
+}
 
 #endif

@@ -5,11 +5,30 @@
 
 namespace rocmforge::gpu {
 
-constexpr int kMaxMatvecRows = 8;
+constexpr int64_t kMaxMatvecRows = 8;
 
-// out[m, n] = x[m] . w[n] + bias[n] for m < rows <= kMaxMatvecRows, by integer dot products with x
-// rounded to 8 bits. out [rows, w.rows] is contiguous, of `dtype`; bias [w.rows] is float32 or null.
-Status matvec(const QuantMatrix& w, const QuantActivations& x, int64_t rows, const float* bias,
-              DType dtype, void* out, Stream stream);
+// Rows that the kernels exist for: the next of 1, 2, 4, 8.
+constexpr int64_t matvec_rows(int64_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 8; }
+
+// out[m, n] = x[m] . w[n] + bias[n] for m < rows, by integer dot products.
+struct MatvecCall {
+  QuantMatrix w;
+  QuantActivations x;  // matvec_rows(rows) rows
+  int64_t rows;
+  const void* bias;  // [w.rows] or null
+  DType bias_dtype;
+  DType dtype;  // of out
+  void* out;    // [rows, w.rows]
+  Stream stream;
+};
+
+// Null when the kernel was launched.
+Status matvec(const MatvecCall& call);
+
+// The same for the types of one family each, compiled apart; false if the type is of another.
+bool matvec_simple(const MatvecCall& call);
+bool matvec_k(const MatvecCall& call);
+bool matvec_grid(const MatvecCall& call);
+bool matvec_small(const MatvecCall& call);
 
 }  // namespace rocmforge::gpu

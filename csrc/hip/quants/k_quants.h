@@ -5,6 +5,72 @@
 
 namespace rocmforge::gpu {
 
+// A step is 16 bytes of 2-bit codes: four groups, 32 weights apart.
+struct Q2_K : FourGroups {
+  static constexpr int kType = 10, kBlock = 256, kBytes = 84, kGroups = 4, kOffset = 0;
+  static constexpr bool kMins = true;
+  enum { kCodes, kScales, kScale };
+  static constexpr Field kFields[] = {{16, 64}, {0, 16}, {80, 4}};
+  struct Raw {
+    uint32_t codes[4];
+    uint32_t scales[2];  // low nibble: scale, high nibble: minimum
+    uint32_t d[1];
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
+    Raw raw;
+    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    read_words<kScales>(view, block, step / 2 * 8, raw.scales);
+    read_words<kScale>(view, block, 0, raw.d);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+    const uint32_t packed = raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1));
+    Group group{{},
+                low_half(raw.d[0]) * static_cast<float>(packed & 15),
+                -(high_half(raw.d[0]) * static_cast<float>(packed >> 4 & 15))};
+    bit_fields<2>(raw.codes, 2 * G, group.codes);
+    return group;
+  }
+};
+
+struct Q3_K : FourGroups {
+  static constexpr int kType = 11, kBlock = 256, kBytes = 110, kGroups = 4, kOffset = 4;
+  static constexpr bool kMins = false;
+  enum { kLow, kHigh, kScales, kScale };
+  static constexpr Field kFields[] = {{32, 64}, {0, 32}, {96, 12}, {108, 2}};
+  struct Raw {
+    uint32_t low[4];
+    uint32_t high[4];
+    uint32_t scales[3];  // nibbles in 8 bytes, the top two bits in 4
+    uint16_t d;
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
+    Raw raw;
+    read_words<kLow>(view, block, 16 * step, raw.low);
+    read_words<kHigh>(view, block, 16 * (step & 1), raw.high);
+    read_words<kScales>(view, block, 0, raw.scales);
+    raw.d = read_u16<kScale>(view, block);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+    const int half = step / 2, shift = 16 * (G & 1) + 8 * (step & 1);  // to the scale's byte
+    const uint32_t low = raw.scales[G / 2] >> (shift + 4 * half) & 15;
+    const uint32_t high = raw.scales[2] >> (shift + 4 * half + G / 2 * 2) & 3;
+    const int scale = static_cast<int>(low | high << 4) - 32;
+    Group group{{}, half_bits(raw.d) * static_cast<float>(scale), 0.0f};
+    int top[4];
+    bit_fields<2>(raw.low, 2 * G, group.codes);
+    bit_fields<1>(raw.high, 4 * half + G, top);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 2;
+    return group;
+  }
+};
+
 // Scale and minimum J (0 to 7) of Q4_K and Q5_K: 6 bits each in 12 bytes, packed as ggml does.
 __device__ __forceinline__ void scale_min_6bit(const uint32_t (&packed)[3], int j, int& scale,
                                                int& min) {
@@ -39,10 +105,9 @@ struct Q4_K {
     int scale, min;
     scale_min_6bit(raw.scales, step / 2 * 2 + G, scale, min);
     Group group{{},
-                half_bits(static_cast<uint16_t>(raw.d[0])) * scale,
-                -(half_bits(static_cast<uint16_t>(raw.d[0] >> 16)) * min)};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] = raw.codes[i] >> (4 * G) & 0x0f0f0f0f;
+                low_half(raw.d[0]) * static_cast<float>(scale),
+                -(high_half(raw.d[0]) * static_cast<float>(min))};
+    nibbles<G>(raw.codes, group.codes);
     return group;
   }
   template <int G>
@@ -51,9 +116,47 @@ struct Q4_K {
   }
 };
 
-// A step is 16 bytes of the high bits with the 32 bytes of low bits that belong to them: four groups,
-// 32 weights apart.
-struct Q6_K {
+struct Q5_K {
+  static constexpr int kType = 13, kBlock = 256, kBytes = 176, kGroups = 2, kOffset = 0;
+  static constexpr bool kMins = true;
+  enum { kCodes, kHigh, kScales, kScale };
+  static constexpr Field kFields[] = {{48, 128}, {16, 32}, {4, 12}, {0, 4}};
+  struct Raw {
+    uint32_t codes[4];
+    uint32_t high[4];
+    uint32_t scales[3];
+    uint32_t d[1];
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
+    Raw raw;
+    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    read_words<kHigh>(view, block, 16 * (step & 1), raw.high);
+    read_words<kScales>(view, block, 0, raw.scales);
+    read_words<kScale>(view, block, 0, raw.d);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+    int scale, min, top[4];
+    scale_min_6bit(raw.scales, step / 2 * 2 + G, scale, min);
+    Group group{{},
+                low_half(raw.d[0]) * static_cast<float>(scale),
+                -(high_half(raw.d[0]) * static_cast<float>(min))};
+    nibbles<G>(raw.codes, group.codes);
+    bit_fields<1>(raw.high, step / 2 * 2 + G, top);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 4;
+    return group;
+  }
+  template <int G>
+  static __device__ __forceinline__ int first(int step) {
+    return Q4_K::first<G>(step);
+  }
+};
+
+// A step is 16 bytes of the high bits with the 32 bytes of low bits that belong to them.
+struct Q6_K : FourGroups {
   static constexpr int kType = 14, kBlock = 256, kBytes = 210, kGroups = 4, kOffset = 32;
   static constexpr bool kMins = false;
   enum { kLow, kHigh, kScales, kScale };
@@ -61,7 +164,7 @@ struct Q6_K {
   struct Raw {
     uint32_t low[2][4];
     uint32_t high[4];
-    int8_t scales[4];
+    uint32_t scales[2];
     uint16_t d;
   };
   template <class View>
@@ -70,26 +173,22 @@ struct Q6_K {
     const int half = step / 2, part = step & 1;  // of the block, of the half
     read_words<kLow>(view, block, 64 * half + 16 * part, raw.low[0]);
     read_words<kLow>(view, block, 64 * half + 32 + 16 * part, raw.low[1]);
-    read_words<kHigh>(view, block, 32 * half + 16 * part, raw.high);
-    const uint8_t* scales = view.template field<kScales>(block) + 8 * half + part;
-#pragma unroll
-    for (int g = 0; g < 4; ++g) raw.scales[g] = static_cast<int8_t>(scales[2 * g]);
+    read_words<kHigh>(view, block, 16 * step, raw.high);
+    read_words<kScales>(view, block, 8 * half, raw.scales);
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
   template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    Group group{{}, half_bits(raw.d) * raw.scales[G], 0.0f};
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+    const auto scale =
+        static_cast<int8_t>(raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1)));
+    Group group{{}, half_bits(raw.d) * static_cast<float>(scale), 0.0f};
+    int top[4];
+    nibbles<G / 2>(raw.low[G & 1], group.codes);
+    bit_fields<2>(raw.high, 2 * G, top);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      group.codes[i] = (raw.low[G & 1][i] >> (G & 2 ? 4 : 0) & 0x0f0f0f0f) |
-                       (raw.high[i] >> (2 * G) & 0x03030303) << 4;
-    }
+    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 4;
     return group;
-  }
-  template <int G>
-  static __device__ __forceinline__ int first(int step) {
-    return step / 2 * 128 + 32 * G + 16 * (step & 1);
   }
 };
 

@@ -10,7 +10,8 @@
 //   load(view, block, step) reads them; nothing is computed, so that many loads can be under way
 //   decode<G>(raw, step)    group G: 16 codes as signed bytes, their scale, their minimum
 //   first<G>(step)          where group G's first weight stands in the block
-// Every scale is exact in float32, so scale * (code - kOffset) + min rounds as gguf-py's does.
+// Scales are rounded as gguf-py rounds them (most are exact in float32), so that
+// add_rn(mul_rn(scale, code - kOffset), min) is its value to the bit.
 #pragma once
 
 #include "hip/compat.h"
@@ -64,9 +65,8 @@ __device__ __forceinline__ void load_words(const uint8_t* from, uint32_t (&words
   }
 }
 
-// Blocks as the file has them. The matrix starts at a multiple of kFileAlign.
-constexpr int kFileAlign = 2;
-
+// Blocks as the file has them. Rows start at a multiple of the largest power of two that divides a
+// block's bytes, up to 16.
 template <class T>
 struct FileView {
   const uint8_t* row;  // the row's first block
@@ -76,7 +76,7 @@ struct FileView {
 
   template <int F>
   static constexpr int align() {
-    return smaller(kFileAlign, largest_power_of_two(T::kBytes | T::kFields[F].offset | 16));
+    return largest_power_of_two(T::kBytes | T::kFields[F].offset | 16);
   }
   template <int F>
   __device__ __forceinline__ const uint8_t* field(int block) const {
@@ -129,6 +129,70 @@ __device__ __forceinline__ uint16_t read_u16(const View& view, int block, int at
 
 __device__ __forceinline__ float half_bits(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
+}
+__device__ __forceinline__ float low_half(uint32_t word) {
+  return half_bits(static_cast<uint16_t>(word));
+}
+__device__ __forceinline__ float high_half(uint32_t word) {
+  return half_bits(static_cast<uint16_t>(word >> 16));
+}
+
+// The low (0) or high (1) halves of 16 bytes.
+template <int Half>
+__device__ __forceinline__ void nibbles(const uint32_t (&bytes)[4], int (&codes)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    codes[i] = static_cast<int>(bytes[i] >> (4 * Half) & 0x0f0f0f0f);
+  }
+}
+
+// Bits [from, from + Width) of 16 bytes.
+template <int Width>
+__device__ __forceinline__ void bit_fields(const uint32_t (&bytes)[4], int from, int (&codes)[4]) {
+  constexpr uint32_t mask = ((1u << Width) - 1) * 0x01010101u;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) codes[i] = static_cast<int>(bytes[i] >> from & mask);
+}
+
+// The low four bits as the lowest bits of four bytes.
+__device__ __forceinline__ int bits_to_bytes(uint32_t bits) {
+  return static_cast<int>((bits & 15) * 0x00204081 & 0x01010101);
+}
+
+// Where groups stand when a step is a block.
+struct WholeBlock {
+  template <int G>
+  static __device__ __forceinline__ int first(int) {
+    return 16 * G;
+  }
+};
+
+// Where groups stand in blocks of 256 whose bytes hold weights 32 apart, 128 to a half.
+struct FourGroups {
+  template <int G>
+  static __device__ __forceinline__ int first(int step) {
+    return step / 2 * 128 + 32 * G + 16 * (step & 1);
+  }
+};
+
+// Whether kFields names every byte of a block once, most strictly aligned fields first.
+template <class T>
+constexpr bool fields_are_complete() {
+  bool seen[T::kBytes] = {};
+  int align = 16;
+  for (const Field field : T::kFields) {
+    for (int i = field.offset; i < field.offset + field.size; ++i) {
+      if (i >= T::kBytes || seen[i]) return false;
+      seen[i] = true;
+    }
+    const int own = largest_power_of_two(field.size | 16);
+    if (own > align) return false;
+    align = own;
+  }
+  for (const bool byte : seen) {
+    if (!byte) return false;
+  }
+  return true;
 }
 
 }  // namespace rocmforge::gpu

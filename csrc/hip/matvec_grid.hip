@@ -1,0 +1,7 @@
+#include "hip/matvec_kernel.h"
+
+namespace rocmforge::gpu {
+
+bool matvec_grid(const MatvecCall& call) { return matvec_of<GridQuants>(call); }
+
+}  // namespace rocmforge::gpu

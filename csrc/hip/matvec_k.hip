@@ -1,0 +1,7 @@
+#include "hip/matvec_kernel.h"
+
+namespace rocmforge::gpu {
+
+bool matvec_k(const MatvecCall& call) { return matvec_of<KQuants>(call); }
+
+}  // namespace rocmforge::gpu

@@ -1,0 +1,7 @@
+#include "hip/matvec_kernel.h"
+
+namespace rocmforge::gpu {
+
+bool matvec_small(const MatvecCall& call) { return matvec_of<SmallQuants>(call); }
+
+}  // namespace rocmforge::gpu

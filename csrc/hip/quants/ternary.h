@@ -1,0 +1,84 @@
+// TQ1_0 and TQ2_0: weights of -1, 0 and 1 with one scale per 256.
+#pragma once
+
+#include "hip/quants/traits.h"
+
+namespace rocmforge::gpu {
+
+// The first ternary digit of four bytes that hold base-3 fractions of 256, after as many digits as
+// make `power` (a power of 3 up to 81) have been shifted out.
+__device__ __forceinline__ int ternary_digits(uint32_t bytes, uint32_t power) {
+  constexpr uint32_t kEven = 0x00ff00ff;
+  const uint32_t even = (bytes & kEven) * power & kEven;
+  const uint32_t odd = (bytes >> 8 & kEven) * power & kEven;
+  return static_cast<int>((even * 3 >> 8 & kEven) | (odd * 3 & ~kEven));
+}
+
+constexpr uint32_t power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
+
+// 32 bytes of five digits (160 weights), 16 bytes of five (80), 4 bytes of four (16). The first step
+// is four digits of the 32 bytes; the second is their fifth and everything else.
+struct TQ1_0 {
+  static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kOffset = 1;
+  static constexpr bool kMins = false;
+  enum { kBody, kTail, kLast, kScale };
+  static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 4}, {52, 2}};
+  struct Raw {
+    uint32_t body[8];
+    uint32_t tail[4];
+    uint32_t last[1];
+    uint16_t d;
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
+    Raw raw;
+    read_words<kBody>(view, block, 0, raw.body);
+    read_words<kTail>(view, block, 0, raw.tail);
+    read_words<kLast>(view, block, 0, raw.last);
+    raw.d = read_u16<kScale>(view, block);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+    Group group{{}, half_bits(raw.d), 0.0f};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t body = raw.body[4 * (G & 1) + i];
+      const uint32_t bytes = step == 0 || G < 2 ? body : G < 7 ? raw.tail[i] : raw.last[0];
+      constexpr uint32_t later = power_of_3(G < 2 ? 4 : G < 7 ? G - 2 : 0);
+      const uint32_t power = step == 0 ? power_of_3(G / 2) : G == 7 ? power_of_3(i) : later;
+      group.codes[i] = ternary_digits(bytes, power);
+    }
+    return group;
+  }
+  template <int G>
+  static __device__ __forceinline__ int first(int step) {
+    return 128 * step + 16 * G;
+  }
+};
+
+struct TQ2_0 : FourGroups {
+  static constexpr int kType = 35, kBlock = 256, kBytes = 66, kGroups = 4, kOffset = 1;
+  static constexpr bool kMins = false;
+  enum { kCodes, kScale };
+  static constexpr Field kFields[] = {{0, 64}, {64, 2}};
+  struct Raw {
+    uint32_t codes[4];
+    uint16_t d;
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
+    Raw raw;
+    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    raw.d = read_u16<kScale>(view, block);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+    Group group{{}, half_bits(raw.d), 0.0f};
+    bit_fields<2>(raw.codes, 2 * G, group.codes);
+    return group;
+  }
+};
+
+}  // namespace rocmforge::gpu
