@@ -88,8 +88,9 @@ struct QuantKernels {
                              int64_t m, float* scratch, float* out, int64_t out_stride);
 };
 
-// Rows of the next tile when `left` rows are left: the largest power of two that fits.
-inline int next_tile(int64_t left, int max_tile) {
+// Rows of the next tile when `left` rows are left: the largest power of two that fits. Static: the
+// linker must not share one instruction set's copy with another.
+static inline int next_tile(int64_t left, int max_tile) {
   int tile = max_tile;
   while (tile > left) tile /= 2;
   return tile;
