@@ -267,3 +267,26 @@ def test_integer_dot_products(emulator: Emulator, compile_kernel: Compile, arch:
     run = emulator.emulate(code, "dots", (1, 1, 1), BLOCK, values)
     expected = (a.astype(np.int32) * b.astype(np.int32)).sum(axis=1) - 5
     np.testing.assert_array_equal(run.outputs[0], expected)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_half_precision_in_high_registers(
+    emulator: Emulator, compile_kernel: Compile, arch: str
+) -> None:
+    """On CDNA v200 is a register of its own; on RDNA 16-bit operands reach only v127."""
+    register = "v200" if arch == "gfx942" else "v100"
+    code = compile_kernel(
+        """
+        extern "C" __global__ void convert(const unsigned* x, float* out) {
+          float value;
+          asm volatile("v_mov_b32 REGISTER, %1\\n v_cvt_f32_f16_e32 %0, REGISTER"
+                       : "=v"(value) : "v"(x[threadIdx.x]) : "REGISTER");
+          out[threadIdx.x] = value;
+        }
+        """.replace("REGISTER", register),
+        arch,
+    )
+    x = np.arange(64, dtype=np.float16)
+    values = [Input(x.view(np.uint16).astype(np.uint32)), Output(poisoned((64,), np.float32))]
+    run = emulator.emulate(code, "convert", (1, 1, 1), BLOCK, values)
+    np.testing.assert_array_equal(run.outputs[0], x)

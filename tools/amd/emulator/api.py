@@ -101,14 +101,14 @@ class Emulator:
         kernel: str,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
-        values: Sequence[Buffer | np.generic | bytes | None],
+        values: Sequence[Buffer | Struct | np.generic | bytes | None],
         lds_bytes: int = 0,
         timeout: float = 300.0,
     ) -> Run:
         """Runs one kernel, by its short name (as docs/isa.md prints it) or its symbol.
 
-        values: buffers, NumPy scalars of the argument's own type, bytes of a struct, or None for a
-        null pointer. lds_bytes: dynamic LDS.
+        values: buffers, NumPy scalars of the argument's own type, structs, or None for a null
+        pointer. lds_bytes: dynamic LDS.
         """
         code = CodeObject.read(code_object)
         found = [s for s, k in code.kernels.items() if kernel in (s, k.name)]
@@ -156,7 +156,7 @@ def _numbered(values: Sequence[object]) -> list[Buffer]:
     return buffers
 
 
-def _by_value(value: Buffer | np.generic | bytes | None) -> Value:
+def _by_value(value: Buffer | Struct | np.generic | bytes | None) -> Value:
     if value is None:
         return bytes(8)
     return value.tobytes() if isinstance(value, np.generic) else value

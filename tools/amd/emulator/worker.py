@@ -22,6 +22,8 @@ import numpy as np
 
 from ..architectures import ARCHITECTURES
 from ..code_object import CodeObject
+from . import fixes
+from .fixes import patched
 from .loader import Dispatch, LoadedCode, Memory, dispatch
 from .messages import Answer, Buffer, Call, Direct, Failure, LaunchRecord, Struct, Value
 from .trace import MemoryFault, Region, Tracer
@@ -99,6 +101,10 @@ class Session:
         names = [(f"field{i}", kind) for i, kind in enumerate(kinds)]
         return type("Layout", (ctypes.Structure,), {"_fields_": names})(*fields)
 
+    def struct_bytes(self, value: Struct) -> bytes:
+        """A struct as a kernel takes it by value."""
+        return bytes(self._made(value))
+
     def code_with(self, symbol: str) -> LoadedCode:
         """The code object that has a kernel. Raises ValueError when none does."""
         for loaded in self.codes:
@@ -160,24 +166,12 @@ class Session:
         )
 
 
-@contextlib.contextmanager
-def patched(module: Any, changes: dict[str, Any]) -> Any:
-    """Replaces attributes of a module for the length of a block."""
-    before = {name: getattr(module, name) for name in changes}
-    for name, value in changes.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
 class Worker:
     """Keeps loaded code objects and libraries from one request to the next."""
 
     def __init__(self) -> None:
         self._emu: Any = importlib.import_module("test.mockgpu.amd.emu")
+        fixes.apply(self._emu)
         self._code: dict[Path, LoadedCode] = {}
         self._libraries: dict[Path, ctypes.CDLL] = {}
 
@@ -207,6 +201,8 @@ class Worker:
         return loaded
 
     def _bytes(self, session: Session, value: Value) -> bytes:
+        if isinstance(value, Struct):
+            return session.struct_bytes(value)
         plain = session.value(value)
         return plain if isinstance(plain, bytes) else struct.pack("<Q", plain)
 

@@ -1,0 +1,60 @@
+"""Corrections to tinygrad's emulator, applied when it is loaded: what the hardware does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# Where the emulator's tests for a register's "high half" begin, in its two numberings.
+_HALF_NUMBERS = (128, 384)
+_OUT_OF_REACH = 1 << 16
+
+
+@contextlib.contextmanager
+def patched(module: Any, changes: dict[str, Any]) -> Iterator[None]:
+    """Replaces attributes of a module for the length of a block."""
+    before = {name: getattr(module, name) for name in changes}
+    for name, value in changes.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def apply(emu: Any) -> None:
+    """CDNA's 16-bit operations name v128 to v255 like any register (CDNA3 ISA, chapter 6: vector
+    operands). Only RDNA3 and later read those numbers as the high halves of v0 to v127.
+    """
+    constant = emu._c
+
+    def without_halves(value: int, *dtype: Any) -> Any:
+        return constant(_OUT_OF_REACH if value in _HALF_NUMBERS else value, *dtype)
+
+    def corrected(compile_one: Callable[..., Any]) -> Callable[..., Any]:
+        def compile_instruction(inst: Any, ctx: Any) -> Any:
+            bits = inst.canonical_op_bits
+            if ctx.wave_size == 64 and 16 in (bits["s0"], bits["d"]):
+                with patched(emu, {"_c": without_halves}):
+                    return compile_one(inst, ctx)
+            return compile_one(inst, ctx)
+
+        return compile_instruction
+
+    for kind, handler in emu._INST_HANDLERS.items():
+        if handler in (emu._compile_vop12, emu._compile_vopc):
+            emu._INST_HANDLERS[kind] = corrected(handler)
+
+    know_the_program_counter(emu)
+
+
+def know_the_program_counter(emu: Any) -> None:
+    """Scalar instructions that read PC (S_GETPC_B64, before every access to a table in memory)."""
+    compile_scalar = emu._Ctx.compile_sop_pcode
+
+    def with_counter(self: Any, op: Any, sources: dict[str, Any], *rest: Any) -> Any:
+        return compile_scalar(self, op, {**sources, "PC": self.rpc()}, *rest)
+
+    emu._Ctx.compile_sop_pcode = with_counter
