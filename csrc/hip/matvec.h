@@ -22,13 +22,12 @@ struct MatvecCall {
   Stream stream;
 };
 
-// Null when the kernel was launched.
 Status matvec(const MatvecCall& call);
 
-// The same for the types of one family each, compiled apart; false if the type is of another.
-bool matvec_simple(const MatvecCall& call);
-bool matvec_k(const MatvecCall& call);
-bool matvec_grid(const MatvecCall& call);
-bool matvec_small(const MatvecCall& call);
+// The same for the types of one family each (quants/table.h), which are compiled apart.
+Status matvec_simple(const MatvecCall& call);
+Status matvec_k(const MatvecCall& call);
+Status matvec_grid(const MatvecCall& call);
+Status matvec_small(const MatvecCall& call);
 
 }  // namespace rocmforge::gpu

@@ -1,14 +1,25 @@
 #include "hip/matvec.h"
 
-#include "hip/dispatch.h"
+#include "hip/quants/table.h"
 
 namespace rocmforge::gpu {
+namespace {
+
+template <class Types>
+bool has_type(Types types, int qtype) {
+  return with_type_of(types, qtype, [](auto) {});
+}
+
+}  // namespace
 
 Status matvec(const MatvecCall& call) {
   if (call.rows == 0 || call.w.rows == 0) return nullptr;
-  const bool launched =
-      matvec_simple(call) || matvec_k(call) || matvec_grid(call) || matvec_small(call);
-  return launched ? launch_status() : "no GPU kernel for this quantization type";
+  const int qtype = call.w.qtype;
+  if (has_type(SimpleQuants{}, qtype)) return matvec_simple(call);
+  if (has_type(KQuants{}, qtype)) return matvec_k(call);
+  if (has_type(GridQuants{}, qtype)) return matvec_grid(call);
+  if (has_type(SmallQuants{}, qtype)) return matvec_small(call);
+  return "no GPU kernel for this quantization type";
 }
 
 }  // namespace rocmforge::gpu

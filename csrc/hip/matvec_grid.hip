@@ -2,6 +2,6 @@
 
 namespace rocmforge::gpu {
 
-bool matvec_grid(const MatvecCall& call) { return matvec_of<GridQuants>(call); }
+Status matvec_grid(const MatvecCall& call) { return matvec_of<GridQuants>(call); }
 
 }  // namespace rocmforge::gpu

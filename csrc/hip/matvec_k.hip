@@ -2,6 +2,6 @@
 
 namespace rocmforge::gpu {
 
-bool matvec_k(const MatvecCall& call) { return matvec_of<KQuants>(call); }
+Status matvec_k(const MatvecCall& call) { return matvec_of<KQuants>(call); }
 
 }  // namespace rocmforge::gpu

@@ -132,8 +132,8 @@ void launch_matvec(const MatvecCall& call) {
 }
 
 template <class Types>
-bool matvec_of(const MatvecCall& call) {
-  return with_type_of(Types{}, call.w.qtype, [&](auto type) {
+Status matvec_of(const MatvecCall& call) {
+  with_type_of(Types{}, call.w.qtype, [&](auto type) {
     using T = decltype(type);
     switch (matvec_rows(call.rows)) {
       case 1:
@@ -146,6 +146,7 @@ bool matvec_of(const MatvecCall& call) {
         return launch_matvec<T, 8>(call);
     }
   });
+  return launch_status();
 }
 
 }  // namespace rocmforge::gpu

@@ -2,6 +2,6 @@
 
 namespace rocmforge::gpu {
 
-bool matvec_simple(const MatvecCall& call) { return matvec_of<SimpleQuants>(call); }
+Status matvec_simple(const MatvecCall& call) { return matvec_of<SimpleQuants>(call); }
 
 }  // namespace rocmforge::gpu

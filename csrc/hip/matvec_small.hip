@@ -2,6 +2,6 @@
 
 namespace rocmforge::gpu {
 
-bool matvec_small(const MatvecCall& call) { return matvec_of<SmallQuants>(call); }
+Status matvec_small(const MatvecCall& call) { return matvec_of<SmallQuants>(call); }
 
 }  // namespace rocmforge::gpu
