@@ -88,6 +88,8 @@ def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (qweight,) = ctx.saved_tensors
     grad_x = grad_bias = None
     if _needs_grad(ctx, 0):
+        if ctx.layout == 1:
+            qweight = torch.ops.rocmforge.unpack_weight(qweight, ctx.qtype)
         grad_x = torch.ops.rocmforge.quant_matmul_transposed(grad, qweight, ctx.qtype)
     if _needs_grad(ctx, 3):
         rows = grad.reshape(-1, grad.shape[-1])

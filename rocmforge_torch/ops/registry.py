@@ -33,10 +33,12 @@ def define(
     schema: str,
     reference: Callable[..., Any],
     value_check: Callable[..., None] | None = None,
+    reference_on: str | None = None,
 ) -> Callable[[ShapeFunction], ShapeFunction]:
     """Decorator of a shape function: registers `rocmforge::SCHEMA` with it and its reference.
 
     `value_check` looks at what a shape function cannot: the values of the arguments, on the CPU.
+    `reference_on` is a dispatch key whose kernel the reference is, for ops that only move bytes.
     """
     name = schema.partition("(")[0]
 
@@ -46,9 +48,19 @@ def define(
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_function, lib=LIBRARY)
         FALLBACKS[name] = _fallback(name, shape_function, reference, value_check)
         LIBRARY.impl(name, FALLBACKS[name], "CompositeExplicitAutograd")
+        if reference_on is not None:
+            LIBRARY.impl(name, _checked(shape_function, reference), reference_on)
         return shape_function
 
     return register
+
+
+def _checked(shape_function: ShapeFunction, reference: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        shape_function(*args, **kwargs)
+        return reference(*args, **kwargs)
+
+    return run
 
 
 def _fallback(

@@ -73,7 +73,16 @@ def quant_matmul(
         op,
         f"x has {x.shape[-1]} features but a row of qweight holds {k} elements",
     )
-    check(layout == 0, op, f"layout must be 0 (blocks as the file has them), got {layout}")
+    check(
+        layout in (0, 1),
+        op,
+        f"layout must be 0 (blocks as the file has them) or 1 (packed), got {layout}",
+    )
+    check(
+        layout == 0 or qweight.is_contiguous(),
+        op,
+        "qweight must be contiguous in layout 1, as pack_weight returns it",
+    )
     n = qweight.shape[0]
     if bias is not None:
         check_shape(op, "bias", bias, [n])
@@ -103,6 +112,28 @@ def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
         f"g has {g.shape[-1]} features but qweight has {qweight.shape[0]} rows",
     )
     return g.new_empty((*g.shape[:-1], k))
+
+
+@define(
+    "pack_weight(Tensor qweight, int qtype) -> Tensor",
+    reference.pack_weight,
+    reference_on="CPU",
+)
+def pack_weight(qweight: Tensor, qtype: int) -> Tensor:
+    """Blocks [N, row_bytes] as the file has them -> the packed device layout, of the same shape."""
+    check_qweight("pack_weight", qweight, qtype, dim=2)
+    return qweight.new_empty(qweight.shape)
+
+
+@define(
+    "unpack_weight(Tensor packed, int qtype) -> Tensor",
+    reference.unpack_weight,
+    reference_on="CPU",
+)
+def unpack_weight(packed: Tensor, qtype: int) -> Tensor:
+    """The inverse of pack_weight, to the bit."""
+    check_qweight("unpack_weight", packed, qtype, dim=2)
+    return packed.new_empty(packed.shape)
 
 
 @define(

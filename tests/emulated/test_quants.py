@@ -7,7 +7,7 @@ import pytest
 import torch
 from emulated_tensors import ARCHS, DTYPE_CODES, from_bits, give, take
 
-from rocmforge_torch.ops.reference import quant_ops
+from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tests.ops.quant_blocks import extreme_blocks, named, random_blocks
@@ -103,6 +103,7 @@ def test_dequantize_is_bit_exact(emulator: Emulator, row: QuantType) -> None:
     assert_same_bits(dequantize(emulator, "gfx1100", row, qweight), want)
     if row.is_quantized:
         planes = packed(emulator, "gfx1100", row, qweight)
+        assert torch.equal(planes, pack_weight(qweight, row.id))
         assert_same_bits(dequantize(emulator, "gfx1100", row, planes, layout=1), want)
         back = repack(emulator, "gfx1100", "unpack", row, planes).outputs[0]
         np.testing.assert_array_equal(back, qweight.numpy())

@@ -91,6 +91,7 @@ def test_op_has_a_cpu_kernel(name: str) -> None:
 
 # Dequantized and quantized bits, moved bytes and choices are the same everywhere.
 EXACT = {"dequantize", "quantize", "quant_embedding", "kv_cache_write_", "accumulate_", "sample"}
+EXACT |= {"pack_weight", "unpack_weight"}
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -10,6 +10,7 @@ from .activation import gelu_mul, silu_mul
 from .attention import attention
 from .cache import accumulate_, kv_cache_write_
 from .norm import add_rms_norm, rms_norm
+from .packing import pack_weight, unpack_weight
 from .quant_ops import (
     QUANTIZABLE,
     dequantize,
@@ -30,6 +31,7 @@ __all__ = [
     "dequantize",
     "gelu_mul",
     "kv_cache_write_",
+    "pack_weight",
     "quant_embedding",
     "quant_matmul",
     "quant_matmul_transposed",
@@ -39,4 +41,5 @@ __all__ = [
     "rope",
     "sample",
     "silu_mul",
+    "unpack_weight",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...quant_types import QUANT_TYPES, QuantType
+from .packing import unpack_weight
 from .quants.registry import FORMATS, Format
 
 # Weight elements expanded at a time: 4 MiB of float32, a small multiple of it at the peak.
@@ -82,7 +83,7 @@ def quant_matmul(
         qweight: uint8 ``[N, row_bytes]``.
         qtype: GGML type number.
         bias: ``[N]`` or ``None``.
-        layout: 0, blocks as the file has them.
+        layout: 0, blocks as the file has them; 1, as `pack_weight` returns them.
 
     Returns:
         ``[..., N]`` in `x`'s dtype.
@@ -90,8 +91,12 @@ def quant_matmul(
     Raises:
         ValueError: another `layout`, or as `dequantize`.
     """
-    if layout != 0:
-        raise ValueError(f"layout must be 0 (blocks as the file has them), got {layout}")
+    if layout not in (0, 1):
+        raise ValueError(
+            f"layout must be 0 (blocks as the file has them) or 1 (packed), got {layout}"
+        )
+    if layout == 1:
+        qweight = unpack_weight(qweight, qtype)
     inner = x.to(_compute_dtype(x))
     out = inner.new_empty((*x.shape[:-1], len(qweight)))
     for rows in _row_chunks(qweight, qtype):

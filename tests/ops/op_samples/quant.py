@@ -82,6 +82,15 @@ def quant_embedding() -> Iterator[Sample]:
     yield Sample((ids[:0], qweight, Q4_0, torch.float32), name="no ids")
 
 
+def repack() -> Iterator[Sample]:
+    for name in TYPES:
+        qweight, _ = weights(name, 3, 2)
+        yield Sample((qweight, quant_type(name).id), name=name)
+    qweight, _ = weights("Q4_0", 6, 4)
+    yield Sample((qweight[::2, 18:-18], Q4_0), name="rows apart")
+    yield Sample((qweight[:0], Q4_0), name="no rows")
+
+
 def bad_weights(before: tuple[object, ...], after: tuple[object, ...]) -> Iterator[BadSample]:
     """What every op refuses in (qweight, qtype), as arguments after `before`."""
     qweight, _ = weights("Q4_0", 10, 2)
@@ -117,7 +126,7 @@ def bad_quant_matmul() -> Iterator[BadSample]:
     yield BadSample((x.double(), qweight, Q4_0), "x must be float32 or")
     yield BadSample((torch.tensor(1.0), qweight, Q4_0), "x must have at least 1 dim")
     yield BadSample((x[:, 1:], qweight, Q4_0), "x has 63 features but .*qweight holds 64")
-    yield BadSample((x, qweight, Q4_0, None, 1), "layout must be 0")
+    yield BadSample((x, qweight, Q4_0, None, 2), "layout must be 0")
     yield BadSample((x, qweight, Q4_0, randn(9)), r"bias must have shape \[10\], got \[9\]")
     yield BadSample((x, qweight, Q4_0, randn(10).half()), "bias must be .*got .*float16")
 
@@ -143,12 +152,20 @@ def bad_quant_embedding() -> Iterator[BadSample]:
         yield BadSample(args, f"ids must be .*10.*got .?{wrong}", on_meta=False)
 
 
+def bad_repack() -> Iterator[BadSample]:
+    yield from bad_weights((), ())
+    qweight, _ = weights("Q4_0", 10, 2)
+    yield BadSample((qweight[0], Q4_0), "qweight must have 2 dimensions")
+
+
 SAMPLES: Samples = {
     "dequantize": dequantize,
     "quantize": quantize,
     "quant_matmul": quant_matmul,
     "quant_matmul_transposed": quant_matmul_transposed,
     "quant_embedding": quant_embedding,
+    "pack_weight": repack,
+    "unpack_weight": repack,
 }
 BAD_SAMPLES: BadSamples = {
     "dequantize": bad_dequantize,
@@ -156,4 +173,6 @@ BAD_SAMPLES: BadSamples = {
     "quant_matmul": bad_quant_matmul,
     "quant_matmul_transposed": bad_quant_matmul_transposed,
     "quant_embedding": bad_quant_embedding,
+    "pack_weight": bad_repack,
+    "unpack_weight": bad_repack,
 }
