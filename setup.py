@@ -34,12 +34,9 @@ CUDA_ARCHS = "8.0;8.6;8.9;9.0"
 
 # Every file of csrc/cpu/kernels is compiled once per instruction set; the best is chosen at run
 # time. On other processors than x86-64 there is one, and the compiler vectorises it.
-X86_INSTRUCTION_SETS = {
-    "portable": [],
-    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"],
-    "avx512": ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-    + ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi"],
-}
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi"]
+X86_INSTRUCTION_SETS = {"portable": [], "avx2": AVX2, "avx512": [*AVX2, *AVX512]}
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = X86_INSTRUCTION_SETS if IS_X86 else {"portable": []}
 
@@ -96,7 +93,9 @@ def choose_devices(torch: Torch) -> list[str]:
                 wanted[device] or "no"
             )
         if chosen and not compiler:
-            raise SystemExit(f"rocmforge_torch: {device} was asked for but its compiler is not on PATH")
+            raise SystemExit(
+                f"rocmforge_torch: {device} was asked for but its compiler is not on PATH"
+            )
         print(f"  {device + ':':5} {'yes' if chosen else 'no'} ({reason})")
         if chosen:
             devices.append(device)
@@ -131,7 +130,10 @@ class NinjaFile:
 
     def link(self, out: Path, command: list[str]) -> None:
         command = [*command, *self.objects, "-o", str(out)]
-        self.lines += [f"build {out}: link {' '.join(self.objects)}", f"  cmd = {' '.join(command)}"]
+        self.lines += [
+            f"build {out}: link {' '.join(self.objects)}",
+            f"  cmd = {' '.join(command)}",
+        ]
 
     def run(self) -> None:
         import ninja
@@ -140,7 +142,9 @@ class NinjaFile:
         path = self.build_dir / "build.ninja"
         path.write_text("\n".join(self.lines) + "\n")
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
-        subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-f", path, "-j", jobs], cwd=ROOT, check=True)
+        subprocess.run(
+            [Path(ninja.BIN_DIR) / "ninja", "-f", path, "-j", jobs], cwd=ROOT, check=True
+        )
 
 
 def launcher() -> list[str]:
@@ -161,7 +165,13 @@ def torch_flags(torch: Torch) -> tuple[list[str], list[str]]:
     ]
     # --no-as-needed: the names must stand in DT_NEEDED, so that the loader binds the library
     # to the libtorch that is already in the process.
-    link_flags = ["-Wl,--no-as-needed", f"-L{torch.root / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    link_flags = [
+        "-Wl,--no-as-needed",
+        f"-L{torch.root / 'lib'}",
+        "-ltorch",
+        "-ltorch_cpu",
+        "-lc10",
+    ]
     return compile_flags, link_flags
 
 
@@ -225,11 +235,26 @@ def build_gpu(device: str, torch: Torch, out: Path, build_dir: Path) -> None:
     else:
         link_flags += stub_library(torch_gpu, build_dir)
     ninja = NinjaFile(build_dir)
-    host = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall"]
+    host = [
+        os.environ.get("CXX", "g++"),
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wall",
+    ]
     for source in sources("ops/*_gpu.cpp"):
         ninja.compile(source, [*launcher(), *host, *compile_flags])
     if device == "cuda":
-        nvcc = ["nvcc", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-Icsrc"]
+        nvcc = [
+            "nvcc",
+            "-std=c++17",
+            "-O3",
+            "--expt-relaxed-constexpr",
+            "-Xcompiler",
+            "-fPIC,-fvisibility=hidden",
+            "-Icsrc",
+        ]
         compiler = [*nvcc, "-x", "cu", *cuda_arch_flags()]
         link = ["nvcc", "-shared", "-cudart", "static"]
         link_flags = [f.replace("-Wl,", "-Xlinker=") for f in link_flags]
