@@ -4,6 +4,7 @@ python -m tools.isa_report                     compile, compare; exit 1 on a bre
 python -m tools.isa_report --update            also tighten the budget and write docs/isa.md
 python -m tools.isa_report --update --reset 'matvec_kernel<*>'   loosen a row of the budget
 python -m tools.isa_report --arch gfx1100      only these (repeat for more)
+python -m tools.isa_report --representative    all of it for gfx1100, less for the others
 python -m tools.isa_report --library FILE.so   the code objects inside a compiled library
 python -m tools.isa_report --ggml FILE.so      measure ggml's library and keep its numbers
 """
@@ -22,8 +23,16 @@ from tools.amd.budget import BUDGET, Breach, Budget
 from tools.amd.code_object import CodeObject
 from tools.amd.fat_binary import code_objects
 from tools.amd.report import render
-from tools.amd.toolchain import ROOT, CodeObjectFile, Toolchain, ToolchainError, kernel_sources
+from tools.amd.toolchain import (
+    ROOT,
+    CodeObjectFile,
+    Toolchain,
+    ToolchainError,
+    kernel_sources,
+    representative_sources,
+)
 
+WHOLE = "gfx1100"  # with --representative, the architecture that everything is compiled for
 DOC = ROOT / "docs" / "isa.md"
 
 
@@ -44,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", action="append", choices=sorted(ARCHITECTURES))
     parser.add_argument("--budget", type=Path, default=BUDGET)
     parser.add_argument("--doc", type=Path, default=DOC)
+    parser.add_argument("--representative", action="store_true")
     parser.add_argument("--library", type=Path, help="a compiled library instead of csrc/hip")
     parser.add_argument(
         "--source", type=Path, action="append", help="this file instead of csrc/hip"
@@ -80,7 +90,11 @@ def report(options: argparse.Namespace) -> int:
     if options.library:
         images = [image for arch, image in code_objects(options.library) if arch in archs]
     else:
-        files = toolchain.compile_all(options.source or kernel_sources(), archs)
+        sources = options.source or kernel_sources()
+        whole = [a for a in archs if a == WHOLE or not options.representative]
+        files = toolchain.compile_all(sources, whole)
+        rest = [arch for arch in archs if arch not in whole]
+        files += toolchain.compile_all(representative_sources() if rest else [], rest)
         images = [file.path.read_bytes() for file in files]
     measures = list(measure_all(images, budget))
     for row in options.reset:
@@ -95,6 +109,8 @@ def report(options: argparse.Namespace) -> int:
             f"{toolchain.version}: only scratch, spills and required instructions are judged."
         )
     breaches = budget.breaches(measures, toolchain.version)
+    for line in budget.faults():
+        print(f"known fault: {line}")
     for line in summarise(breaches):
         print(line)
     for arch in archs if files else ():

@@ -3,10 +3,12 @@
 compiler       the LLVM release that the measured limits are of
 every_kernel   limits for all kernels on all architectures, whatever the compiler
 rows           the first whose pattern (`kernels`, with * and ?) matches a kernel judges it:
-    weights    numbers of the arguments that hold weights (bytes_in_flight is of their loads)
+    weights    byte offsets in the arguments of the pointers to weights (for bytes_in_flight)
     require    at least so many instructions of a class (dot, matrix: where the card has them)
     always     limits on every architecture, whatever the compiler
-    limits     by architecture, as measured over all kernels of the row
+    limits     by architecture, as measured over all kernels of the row; without this entry a row
+               holds to the limits by design alone
+    allowed    instead of every_kernel, for a known fault: with `reason`; the report repeats it
     weights_per_turn   weights that a lane works through in one turn of the main loop
 beside_ggml    type name -> the kernel of ours that docs/isa.md puts beside ggml's
 """
@@ -45,6 +47,8 @@ class Budget:
             unknown = set(row.get("require", {})) - set(CLASSES)
             if unknown:
                 raise ValueError(f"budget row {row['kernels']}: no instruction class {unknown}")
+            if "allowed" in row and not row.get("reason"):
+                raise ValueError(f"budget row {row['kernels']}: `allowed` without a reason")
 
     @classmethod
     def read(cls, path: Path = BUDGET) -> Budget:
@@ -76,9 +80,10 @@ class Budget:
         row = self.row(name)
         if row is None:
             return [Breach(name, arch, "no row of the budget matches it")]
-        limits = [*self.data["every_kernel"].items(), *row.get("always", {}).items()]
-        if measured:
-            own = row.get("limits", {}).get(arch)
+        design = {**self.data["every_kernel"], **row.get("allowed", {})}
+        limits = [*design.items(), *row.get("always", {}).items()]
+        if measured and "limits" in row:
+            own = row["limits"].get(arch)
             if own is None:
                 return [Breach(name, arch, "its row has no limits for this architecture")]
             limits += own.items()
@@ -103,17 +108,26 @@ class Budget:
         for row in rows:
             row["limits"] = {}
 
+    def faults(self) -> list[str]:
+        """The known faults, one line each."""
+        return [
+            f"{row['kernels']}: {row['allowed']} allowed: {row['reason']}"
+            for row in self.rows
+            if "allowed" in row
+        ]
+
     def update(self, measures: Iterable[Measure], compiler_release: str) -> None:
         """Writes limits that are missing and tightens the others; never loosens one (see reset)."""
         if compiler_release != self.data["compiler"]:
             self.data["compiler"] = compiler_release
             for row in self.rows:
-                row["limits"] = {}
+                if "limits" in row:
+                    row["limits"] = {}
         worst: dict[tuple[int, str], dict[str, float]] = {}
         by_pattern = {id(row): row for row in self.rows}
         for m in measures:
             judge = self.row(m.kernel.name)
-            if judge is None:
+            if judge is None or "limits" not in judge:
                 continue
             seen = worst.setdefault((id(judge), m.arch.name), {})
             for what in (*LIMITED, *(("bytes_in_flight",) if "weights" in judge else ())):
@@ -122,7 +136,7 @@ class Budget:
                     pick = min if what in AT_LEAST else max
                     seen[what] = pick(seen.get(what, value), value)
         for (key, arch), seen in worst.items():
-            limits = by_pattern[key].setdefault("limits", {}).setdefault(arch, {})
+            limits = by_pattern[key]["limits"].setdefault(arch, {})
             for what, value in seen.items():
                 pick = max if what in AT_LEAST else min
                 limits[what] = pick(limits.get(what, value), value)
@@ -139,7 +153,9 @@ class Budget:
 
 def _row_text(row: dict[str, Any]) -> str:
     fields = [f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in row.items() if k != "limits"]
-    limits = row.get("limits", {})
+    if "limits" not in row:
+        return "    {\n" + ",\n".join(fields) + "\n    }"
+    limits = row["limits"]
     inner = ",\n".join(f"        {json.dumps(a)}: {json.dumps(limits[a])}" for a in sorted(limits))
     fields.append('      "limits": {\n' + inner + "\n      }" if limits else '      "limits": {}')
     return "    {\n" + ",\n".join(fields) + "\n    }"

@@ -1,7 +1,7 @@
 """What a kernel's loads read and how much of it is under way when the kernel first waits.
 
 Where an address comes from is followed from the kernel-argument segment through the registers, in
-program order: a load belongs to the pointer arguments that its address was computed from.
+program order: a load belongs to the pointers that its address was computed from.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ KERNARG = -1  # the mark of registers that point at the kernel arguments
 
 @dataclass(frozen=True)
 class Access:
-    """One vector-memory instruction: bytes per lane and the arguments its address comes from."""
+    """One vector-memory instruction: bytes per lane and the pointers its address comes from.
+
+    A pointer is named by its byte offset in the argument segment: an argument, or in a struct.
+    """
 
     instruction: Instruction
     kind: str  # load, store or atomic
     bytes: int
-    arguments: frozenset[int]
+    pointers: frozenset[int]
 
 
 def access_bytes(mnemonic: str) -> tuple[str, int] | None:
@@ -123,8 +126,8 @@ def _scalar_load(
         if from_arguments:
             at = start + 4 * i
             marks = frozenset(
-                number
-                for number, a in enumerate(kernel.arguments)
+                at // 8 * 8
+                for a in kernel.arguments
                 if a.may_point and a.offset <= at < a.offset + a.size
             )
         origin[register] = marks

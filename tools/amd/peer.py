@@ -23,7 +23,7 @@ ARCH = "gfx1100"
 # the K-quants with minimums spend every second on the sum of the activations.
 WEIGHTS_PER_TURN = {"Q4_0": 16, "Q8_0": 8, "Q4_K": 16, "Q6_K": 8, "IQ4_XS": 32}
 _TYPE = re.compile(r"^mul_mat_vec_q<\(ggml_type\)(\d+), 1, false, false, false>$")
-_WEIGHT_ARGUMENT = 0
+_WEIGHTS = 0  # the first argument
 
 
 def measure_ggml(library: Path) -> dict[str, dict[str, Any]]:
@@ -39,7 +39,7 @@ def measure_ggml(library: Path) -> dict[str, dict[str, Any]]:
             match = _TYPE.match(kernel.name)
             if match and int(match[1]) in ids:
                 names[kernel.symbol] = ids[int(match[1])]
-        weights = dict.fromkeys(names, (_WEIGHT_ARGUMENT,))
+        weights = dict.fromkeys(names, (_WEIGHTS,))
         for m in measure(code, weights, list(names)) if names else ():
             name = names[m.kernel.symbol]
             found[name] = summary(m, WEIGHTS_PER_TURN[name])

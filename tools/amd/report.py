@@ -25,13 +25,15 @@ of docs/amd.md: the code is compiled and read, not run.
   llvm-mca's block reciprocal throughput: what one wave takes to issue a turn, memory aside.
 - *in flight*: bytes of weight loads outstanding per compute unit when a wave first waits, with all
   waves that fit (kernels without weights: bytes of all their loads).
-- Scratch and spilled registers are zero in every kernel: the budget allows no other number.
+- Scratch is zero in every kernel, except for the known faults below.
 """
 
 
 def render(measures: Sequence[Measure], budget: Budget, compiler: str) -> str:
     """The whole page."""
-    parts = [_HEAD.format(compiler=compiler), _families(measures, budget)]
+    faults = budget.faults() or ["none"]
+    known = "## Known faults\n\n" + "".join(f"- {line}\n" for line in faults)
+    parts = [_HEAD.format(compiler=compiler), known, _families(measures, budget)]
     for arch in FULL:
         rows = [m for m in measures if m.arch.name == arch]
         if rows:
