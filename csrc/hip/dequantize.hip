@@ -1,7 +1,6 @@
-#include "hip/dequantize.h"
-
 #include "hip/chunks.h"
 #include "hip/convert.h"
+#include "hip/dequantize.h"
 #include "hip/dispatch.h"
 #include "hip/quants/table.h"
 #include "hip/typed_memory.h"

@@ -1,5 +1,4 @@
 #include "hip/matvec.h"
-
 #include "hip/quants/table.h"
 
 namespace rocmforge::gpu {

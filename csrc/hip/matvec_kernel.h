@@ -1,8 +1,8 @@
 // The matvec kernel, a template over type, layout and rows of x; instances are in matvec_*.hip.
 //
-// A wave computes kRows rows of w. Its lanes walk the steps of those rows side by side; a lane issues
-// the loads of kAhead steps of every row before it uses the first, which is what keeps the memory
-// busy. The sums of the lanes meet in a fixed order.
+// A wave computes kRows rows of w. Its lanes walk the steps of those rows side by side; a lane
+// issues the loads of kAhead steps of every row before it uses the first, which is what keeps the
+// memory busy. The sums of the lanes meet in a fixed order.
 #pragma once
 
 #include "hip/convert.h"
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(kMatvecWaves* kWaveSize) matvec_kernel(MatvecA
     for (int r = 0; r < kRows; ++r) {
       // A last row is computed twice rather than branched around.
       const int64_t row = row0 + r < args.w_rows ? row0 + r : args.w_rows - 1;
-      raw[r] = T::load(View(args.w, args.w_rows, args.row_bytes, row), s / kSteps<T>,
-                       s % kSteps<T>);
+      raw[r] =
+          T::load(View(args.w, args.w_rows, args.row_bytes, row), s / kSteps<T>, s % kSteps<T>);
     }
   };
   int s = lane;
@@ -126,9 +126,8 @@ void launch_matvec(const MatvecCall& call) {
       w.layout == 0 ? matvec_kernel<T, FileView<T>, M> : matvec_kernel<T, PackedView<T>, M>;
   kernel<<<static_cast<unsigned>((w.rows + rows - 1) / rows), kMatvecWaves * device_wave_size(), 0,
            static_cast<gpuStream_t>(call.stream)>>>(
-      MatvecArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols),
-                 static_cast<int>(call.rows), call.x, call.bias, call.bias_dtype, call.dtype,
-                 call.out});
+      MatvecArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
+                 call.x, call.bias, call.bias_dtype, call.dtype, call.out});
 }
 
 template <class Types>

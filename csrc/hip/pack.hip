@@ -1,9 +1,8 @@
-#include "hip/pack.h"
-
 #include <iterator>
 
 #include "hip/chunks.h"
 #include "hip/dispatch.h"
+#include "hip/pack.h"
 #include "hip/quants/table.h"
 
 namespace rocmforge::gpu {

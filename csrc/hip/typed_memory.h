@@ -1,5 +1,5 @@
-// Loads and stores whose type is known only at run time: a branch of the last instructions instead of
-// a kernel for every type.
+// Loads and stores whose type is known only at run time: a branch of the last instructions instead
+// of a kernel for every type.
 #pragma once
 
 #include "hip/convert.h"

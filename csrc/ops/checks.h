@@ -7,21 +7,29 @@
 
 #include <initializer_list>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace rocmforge {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Text of a part of a message. No streams: where the library carries a libstdc++ of its own beside
+// the process's, theirs crash.
+template <typename Part>
+std::string text_of(const Part& part) {
+  if constexpr (std::is_arithmetic_v<Part>) {
+    return std::to_string(part);
+  } else {
+    return part;
+  }
+}
+
 template <typename... Parts>
 [[noreturn]] void fail(const char* op, const Parts&... parts) {
-  std::ostringstream message;
-  message << "rocmforge::" << op << ": ";
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
+  throw std::runtime_error((std::string("rocmforge::") + op + ": " + ... + text_of(parts)));
 }
 
 template <typename... Parts>
@@ -54,13 +62,14 @@ inline const char* dtype_name(ScalarType t) {
   }
 }
 
-inline std::string shape_text(const Tensor& t) {
-  std::ostringstream text;
-  text << "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
-  text << "]";
-  return text.str();
+template <typename Sizes>
+std::string sizes_text(const Sizes& sizes) {
+  std::string text;
+  for (int64_t size : sizes) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + text + "]";
 }
+
+inline std::string shape_text(const Tensor& t) { return sizes_text(t.sizes()); }
 
 inline void check_float(const char* op, const char* name, const Tensor& t) {
   check(is_float(t.scalar_type()), op, name, " must be float32 or float16 or bfloat16, got ",
@@ -94,13 +103,7 @@ inline void check_shape(const char* op, const char* name, const Tensor& t,
   int64_t i = 0;
   for (int64_t size : shape) same = same && t.size(i++) == size;
   if (same) return;
-  std::ostringstream wanted;
-  const char* separator = "";
-  for (int64_t size : shape) {
-    wanted << separator << size;
-    separator = ", ";
-  }
-  fail(op, name, " must have shape [", wanted.str(), "], got ", shape_text(t));
+  fail(op, name, " must have shape ", sizes_text(shape), ", got ", shape_text(t));
 }
 
 inline void check_same_shape(const char* op, const char* name, const Tensor& t,

@@ -1,7 +1,6 @@
 // The settings that Python sets and asks for through plain C symbols (see extension.py).
-#include "ops/control.h"
-
 #include "cpu/dispatch.h"
+#include "ops/control.h"
 
 namespace rocmforge {
 

@@ -14,10 +14,8 @@ namespace rocmforge {
 // Makes a tensor's device current and holds its current stream.
 class GpuLaunch {
  public:
-  GpuLaunch(const char* op, const Tensor& tensor)
-      : op_(op), guard_(tensor.get_device_index()) {
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+  GpuLaunch(const char* op, const Tensor& tensor) : op_(op), guard_(tensor.get_device_index()) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
   }
 
   gpu::Stream stream() const { return stream_; }

@@ -48,14 +48,14 @@ Weight weight_of(const Tensor& qweight, const QuantTypeInfo& type, int64_t layou
   const bool rows_apart = dim == 2 && (bytes <= 1 || qweight.stride(1) == 1);
   const int64_t stride = rows_apart ? qweight.stride(0) : bytes;
   const auto address = reinterpret_cast<uintptr_t>(qweight.const_data_ptr());
-  const bool usable = (rows_apart || qweight.is_contiguous()) &&
-                      address % align == 0 && (stride % align == 0 || layout == 1);
+  const bool usable = (rows_apart || qweight.is_contiguous()) && address % align == 0 &&
+                      (stride % align == 0 || layout == 1);
   Tensor tensor = usable ? qweight : torch::stable::contiguous(torch::stable::clone(qweight));
-  return {tensor,
-          {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
-           static_cast<const uint8_t*>(tensor.const_data_ptr()),
-           bytes ? qweight.numel() / bytes : 0, bytes / type.block_bytes * type.block_size,
-           usable ? stride : bytes}};
+  return {
+      tensor,
+      {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
+       static_cast<const uint8_t*>(tensor.const_data_ptr()), bytes ? qweight.numel() / bytes : 0,
+       bytes / type.block_bytes * type.block_size, usable ? stride : bytes}};
 }
 
 Tensor dequantize(const Tensor& qweight, int64_t qtype, ScalarType dtype) {
@@ -113,18 +113,17 @@ void finish(const GpuLaunch& launch, const Tensor& product, const Tensor* bias, 
   const auto* shifts = bias ? static_cast<const char*>(bias->const_data_ptr()) : nullptr;
   const int64_t bias_size = bias && bias->scalar_type() != ScalarType::Float ? 2 : 4;
   const Tensor dense = torch::stable::contiguous(product);
-  launch.done(gpu::finish_product(
-      gpu_dtype(dense), dense.const_data_ptr(), product.numel() / cols, cols,
-      bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, shifts ? shifts + first * bias_size : nullptr,
-      gpu_dtype(out), static_cast<char*>(out.mutable_data_ptr()) + first * size, width,
-      launch.stream()));
+  launch.done(gpu::finish_product(gpu_dtype(dense), dense.const_data_ptr(), product.numel() / cols,
+                                  cols, bias ? gpu_dtype(*bias) : gpu::DType::kFloat32,
+                                  shifts ? shifts + first * bias_size : nullptr, gpu_dtype(out),
+                                  static_cast<char*>(out.mutable_data_ptr()) + first * size, width,
+                                  launch.stream()));
 }
 
 // x [rows, k] in the type that products are computed in.
 Tensor product_input(const Tensor& x) {
-  return exact() && x.scalar_type() != ScalarType::Float
-             ? torch::stable::to(x, ScalarType::Float)
-             : x;
+  return exact() && x.scalar_type() != ScalarType::Float ? torch::stable::to(x, ScalarType::Float)
+                                                         : x;
 }
 
 int64_t part_of(int64_t total, int64_t elements_each, ScalarType dtype, int64_t multiple) {
@@ -211,8 +210,8 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
   check_float(op, "g", g);
   check_dim(op, "g", g, 1);
   check_device(op, "qweight", qweight, g, "g");
-  check(last_size(g) == qweight.size(0), op, "g has ", last_size(g),
-        " features but qweight has ", qweight.size(0), " rows");
+  check(last_size(g) == qweight.size(0), op, "g has ", last_size(g), " features but qweight has ",
+        qweight.size(0), " rows");
   const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
   Tensor out = torch::stable::new_empty(g, shape_with_last(g, k));
   if (out.numel() == 0) return out;
@@ -249,8 +248,8 @@ Tensor repack(const char* op, const Tensor& from, int64_t qtype) {
   Tensor out = torch::stable::new_empty(from, from.sizes());
   const GpuLaunch launch(op, from);
   launch.done(Repack(type.id, static_cast<const uint8_t*>(dense.const_data_ptr()),
-                     static_cast<uint8_t*>(out.mutable_data_ptr()),
-                     from.numel() / type.block_bytes, launch.stream()));
+                     static_cast<uint8_t*>(out.mutable_data_ptr()), from.numel() / type.block_bytes,
+                     launch.stream()));
   return out;
 }
 

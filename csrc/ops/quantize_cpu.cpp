@@ -31,7 +31,7 @@ Tensor quantize(const Tensor& x, int64_t qtype) {
   const char* op = "quantize";
   const Quantizer& quantizer = check_quantizable(op, qtype);
   check_float(op, "x", x);
-  check(x.dim() >= 1, op, "x must have at least 1 dimension(s), got shape ", shape_text(x));
+  check_dim(op, "x", x, 1);
   const int64_t k = x.size(x.dim() - 1);
   check(k % quantizer.block_size == 0, op, "the last dimension of x must be a multiple of ",
         quantizer.name, "'s block size ", quantizer.block_size, ", got ", k);

@@ -121,8 +121,8 @@ struct IQ2_S : GridStep {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * G + i;
-      const uint32_t index =
-          (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (raw.high >> (2 * n) & 3) << 8;
+      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (raw.high >> (2 * n) & 3)
+                                                                             << 8;
       signed_grid8(iq2s_grid[index], raw.signs[n / 4] >> (8 * (n % 4)), group.codes + 2 * i);
     }
     return group;
@@ -187,8 +187,7 @@ struct IQ3_S : GridStep {
     Group group{{}, half_bits(raw.d) * static_cast<float>(1 + 2 * number), 0.0f};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t index =
-          (raw.codes[G] >> (8 * i) & 255) | (raw.high >> (4 * G + i) & 1u) << 8;
+      const uint32_t index = (raw.codes[G] >> (8 * i) & 255) | (raw.high >> (4 * G + i) & 1u) << 8;
       group.codes[i] = with_signs(iq3s_grid[index], raw.signs[G / 2] >> (16 * (G & 1) + 4 * i));
     }
     return group;
@@ -235,8 +234,7 @@ struct IQ1_S : GridStep {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * (G & 1) + i;
-      const uint32_t index =
-          (raw.codes[G / 2] >> (8 * n) & 255) | (high >> (3 * n) & 7) << 8;
+      const uint32_t index = (raw.codes[G / 2] >> (8 * n) & 255) | (high >> (3 * n) & 7) << 8;
       ternary_grid8(index, high >> 15 & 1, group.codes + 2 * i);
     }
     return group;
@@ -263,8 +261,8 @@ struct IQ1_M : GridStep {
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
     const uint32_t low = raw.scales[0], high = raw.scales[1];
-    const float d = half_bits(static_cast<uint16_t>(
-        (low >> 12 & 0xf) | (low >> 24 & 0xf0) | (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
+    const float d = half_bits(static_cast<uint16_t>((low >> 12 & 0xf) | (low >> 24 & 0xf0) |
+                                                    (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
     const int number = scales >> (3 * G) & 7;
     Group group{{}, d * static_cast<float>(2 * number + 1) * 0.125f, 0.0f};
@@ -325,8 +323,8 @@ struct IQ4_XS {
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    const uint32_t number =
-        (raw.scales[0] >> (4 * step) & 15) | (raw.d[0] >> (16 + 2 * step) & 3) << 4;
+    const uint32_t number = (raw.scales[0] >> (4 * step) & 15) | (raw.d[0] >> (16 + 2 * step) & 3)
+                                                                     << 4;
     Group group{{}, low_half(raw.d[0]) * static_cast<float>(static_cast<int>(number) - 32), 0.0f};
 #pragma unroll
     for (int i = 0; i < 4; ++i) group.codes[i] = look_up_nibbles<G>(kIq4Levels, raw.codes[i]);

@@ -80,8 +80,8 @@ __device__ __forceinline__ void scale_min_6bit(const uint32_t (&packed)[3], int 
   min = j < 4 ? high & 63 : (top >> 4 & 15) | (high >> 6 & 3) << 4;
 }
 
-// A step is 16 bytes of codes: 16 weights of one sub-block of 32 in their low halves, 16 of the next
-// in their high halves.
+// A step is 16 bytes of codes: 16 weights of one sub-block of 32 in their low halves, 16 of the
+// next in their high halves.
 struct Q4_K {
   static constexpr int kType = 12, kBlock = 256, kBytes = 144, kGroups = 2, kOffset = 0;
   static constexpr bool kMins = true;
@@ -180,8 +180,7 @@ struct Q6_K : FourGroups {
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    const auto scale =
-        static_cast<int8_t>(raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1)));
+    const auto scale = static_cast<int8_t>(raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1)));
     Group group{{}, half_bits(raw.d) * static_cast<float>(scale), 0.0f};
     int top[4];
     nibbles<G / 2>(raw.low[G & 1], group.codes);

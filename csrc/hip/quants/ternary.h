@@ -16,8 +16,8 @@ __device__ __forceinline__ int ternary_digits(uint32_t bytes, uint32_t power) {
 
 constexpr uint32_t power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
 
-// 32 bytes of five digits (160 weights), 16 bytes of five (80), 4 bytes of four (16). The first step
-// is four digits of the 32 bytes; the second is their fifth and everything else.
+// 32 bytes of five digits (160 weights), 16 bytes of five (80), 4 bytes of four (16). The first
+// step is four digits of the 32 bytes; the second is their fifth and everything else.
 struct TQ1_0 {
   static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kOffset = 1;
   static constexpr bool kMins = false;

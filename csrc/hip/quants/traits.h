@@ -1,4 +1,5 @@
-// What a quantization type has to say to get every GPU kernel: the twin of csrc/cpu/quants/traits.h.
+// What a quantization type has to say to get every GPU kernel: the twin of
+// csrc/cpu/quants/traits.h.
 //
 // A trait has
 //   kType, kBlock, kBytes   GGML's type number, weights and bytes of a block
