@@ -145,6 +145,11 @@ def _quant_embedding(gen: torch.Generator) -> Iterator[Case]:
         yield Case(name, (ids, qweight, qtype, torch.float32), EXACT)
 
 
+def _pack_weight(gen: torch.Generator) -> Iterator[Case]:
+    for name, qtype, qweight in _formats():
+        yield Case(name, (qweight, qtype), EXACT)
+
+
 def _rms_norm(gen: torch.Generator) -> Iterator[Case]:
     x, weight = torch.randn(3, 640, generator=gen), torch.rand(640, generator=gen)
     yield Case("weighted", (x, weight, 1e-6), FLOAT)
@@ -212,6 +217,8 @@ CASES: dict[str, Callable[[torch.Generator], Iterator[Case]]] = {
     "quant_matmul": _quant_matmul,
     "quant_matmul_transposed": _quant_matmul_transposed,
     "quant_embedding": _quant_embedding,
+    "pack_weight": _pack_weight,
+    "unpack_weight": _pack_weight,  # any bytes of the right size are a packed weight
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "rope": _rope,
