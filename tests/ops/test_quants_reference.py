@@ -171,8 +171,8 @@ def test_bad_input_is_one_sentence() -> None:
         quant_ops.dequantize(blocks, named("I32").id)
     with pytest.raises(ValueError, match="got 1234"):
         quant_ops.dequantize(blocks, 1234)
-    with pytest.raises(ValueError, match=r"layout must be 0 .*got 1"):
-        quant_ops.quant_matmul(torch.zeros(32), blocks, named("Q4_0").id, None, 1)
+    with pytest.raises(ValueError, match=r"layout must be 0 .*got 2"):
+        quant_ops.quant_matmul(torch.zeros(32), blocks, named("Q4_0").id, None, 2)
 
 
 @pytest.mark.gpu
