@@ -107,12 +107,15 @@ int64_t Sampler::sample(const float* logits, int64_t vocab, const SampleParams& 
   const float maximum = glue_kernels().maximum(logits, vocab);
   // Without a temperature, or with nothing to weigh, the first maximum.
   if (maximum == kMinusInfinity) return 0;
-  if (params.temperature <= 0 || std::isinf(maximum)) return first_index(logits, vocab, maximum);
+  if (!(params.temperature > 0) || std::isinf(maximum)) return first_index(logits, vocab, maximum);
 
   const bool top_k = params.top_k > 0 && params.top_k < vocab;
-  const bool top_p = params.top_p < 1, min_p = params.min_p > 0;
-  const double min_logit = maximum + std::log(std::min(params.min_p, 1.0));
-  const auto survives = [&](float logit) { return !min_p || logit >= min_logit; };
+  // Not a number keeps one token, and so does a min_p above 1.
+  const bool top_p = !(params.top_p >= 1), min_p = !(params.min_p <= 0);
+  const double least = std::log(params.min_p);
+  const auto survives = [&](float logit) {
+    return !min_p || static_cast<double>(logit) - maximum >= least;
+  };
   const auto choose = [&](const float* values, const int64_t* ids, int64_t count) {
     return glue_kernels().gumbel_argmax(values, ids, count, params.temperature, params.seed,
                                         params.step);
@@ -136,7 +139,8 @@ int64_t Sampler::sample(const float* logits, int64_t vocab, const SampleParams& 
     keep_top_p(logits, vocab, maximum, params.top_p);
   } else {
     // Rounded down: `survives` decides.
-    const float lowest = std::nextafter(static_cast<float>(min_logit), kMinusInfinity);
+    const auto rounded = static_cast<float>(maximum + least);
+    const float lowest = std::nextafter(rounded, kMinusInfinity);
     for_each_from(
         logits, vocab, [&] { return lowest; },
         [&](int64_t i) { candidates_.push_back({logits[i], i}); });
@@ -148,7 +152,7 @@ int64_t Sampler::sample(const float* logits, int64_t vocab, const SampleParams& 
     values_.push_back(c.logit);
     ids_.push_back(c.id);
   }
-  if (ids_.empty()) return first_index(logits, vocab, maximum);  // top_p <= 0 keeps one
+  if (ids_.empty()) return first_index(logits, vocab, maximum);  // one is always kept
   return ids_[choose(values_.data(), ids_.data(), static_cast<int64_t>(ids_.size()))];
 }
 

@@ -50,7 +50,8 @@ struct SampleArgs {
   int parts;
   int64_t part_size;
   int64_t stride, vocab;
-  int64_t first_row;  // of the grid
+  int64_t first_row;    // of the grid
+  double weight_scale;  // of softmax_weight
 };
 
 // How a row is filtered.
@@ -62,7 +63,7 @@ struct Filters {
   __device__ __forceinline__ Filters(const SampleArgs& args, int64_t row, float maximum) {
     const int64_t k = args.params.top_k[row];
     const auto floor = static_cast<double>(args.params.min_p[row]);
-    greedy = args.params.temperature[row] <= 0.0f || isinf(maximum);
+    greedy = !(args.params.temperature[row] > 0.0f) || isinf(maximum);
     top_k = k > 0 && k < args.vocab;
     top_p = !(args.params.top_p[row] >= 1.0f);
     min_p = !(floor <= 0.0);
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(kThreads) histogram_kernel(SampleArgs args, co
   for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
   __syncthreads();
   for_each_in_part(args, values, [&](float logit, uint32_t) {
-    const Word mass = filters.top_k ? 1 : softmax_weight(logit, maximum);
+    const Word mass = filters.top_k ? 1 : softmax_weight(logit, maximum, args.weight_scale);
     if (mass) atomicAdd(&bins[bin_of(logit, maximum)], mass);
   });
   __syncthreads();
@@ -340,7 +341,9 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(SampleArgs args,
                        [](Word) { return Word{1}; });
     }
     if (filters.top_p) {
-      const auto weight = [&](Word key) { return softmax_weight(key_logit(key), maximum); };
+      const auto weight = [&](Word key) {
+        return softmax_weight(key_logit(key), maximum, args.weight_scale);
+      };
       __shared__ Word kept;
       if (threadIdx.x == 0) kept = 0;
       __syncthreads();
@@ -386,7 +389,8 @@ Status sample(DType dtype, const void* logits, int64_t stride, const SampleParam
                              (vocab + parts - 1) / parts,
                              stride,
                              vocab,
-                             row};
+                             row,
+                             softmax_weight_scale(vocab)};
     const auto rows = static_cast<unsigned>(batch - row < kMostRows ? batch - row : kMostRows);
     const dim3 grid(static_cast<unsigned>(parts), rows);
     with_dtype(dtype, [&](auto element) {

@@ -26,11 +26,19 @@ __device__ __forceinline__ uint32_t key_id(Word key) {
   return 0xFFFFFFFFu - static_cast<uint32_t>(key);
 }
 
-// exp(logit - maximum) in steps of 2^-45: sums of integers are the same in every order. Rounding
-// 2^18 tokens costs less than 2^-27 of the sum, and top_p < 1 is at most 1 - 2^-24.
-__device__ __forceinline__ Word softmax_weight(float logit, float maximum) {
+// exp(logit - maximum) <= 1 in steps of 1 / scale: sums of integers are the same in every order.
+__device__ __forceinline__ Word softmax_weight(float logit, float maximum, double scale) {
   const double weight = exp(static_cast<double>(logit) - static_cast<double>(maximum));
-  return static_cast<Word>(weight * 0x1p45 + 0.5);
+  return static_cast<Word>(weight * scale + 0.5);
+}
+
+// The largest power of two that `vocab` tokens of weight 1 can be summed with in 64 bits. The sum
+// is at least 1, so rounding costs less than vocab^2 / 2^64 of it: 2^-24 at a million tokens, and
+// top_p < 1 is at most 1 - 2^-24.
+inline double softmax_weight_scale(int64_t vocab) {
+  double scale = 0x1p64;
+  for (; vocab > 0; vocab /= 2) scale /= 2;
+  return scale;
 }
 
 // First word of Philox4x32-10; key = seed, counter = (id, step).

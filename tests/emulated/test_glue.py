@@ -197,6 +197,8 @@ FILTERS = torch.tensor(
         [1.0, 0, 0.6, 0.0],
         [1.5, 40, 0.8, 0.02],
         [1.0, 0, 1.0, 0.3],
+        [1.0, 0, 1.0, 2.0],
+        [1.0, 0, 0.999, 0.0],
     ],
     dtype=torch.float64,
 )
@@ -225,7 +227,8 @@ def test_sample(emulator: Emulator, arch: str, dtype: torch.dtype, kind: str) ->
     # gather their candidates by; the other rows run.
     needs_no_cut = (FILTERS[:, 1] == 0) & (FILTERS[:, 2] == 1)
     filters = FILTERS[needs_no_cut] if arch == "gfx942" else FILTERS
-    batch, vocab = len(filters), 133
+    # A power of two of equal tokens comes nearest to the largest sum of 64 bits.
+    batch, vocab = len(filters), 128 if kind == "all equal" else 133
     logits = 2 * randn(batch, vocab, dtype=dtype)
     if kind == "all equal":
         logits.zero_()

@@ -41,6 +41,7 @@ def sample() -> Iterator[Sample]:
         {"top_p": 0.0},
         {"min_p": 0.1},
         {"min_p": 1.0},
+        {"min_p": 1.5},
         {"top_k": 300, "top_p": 0.5},
         {"top_p": 0.7, "min_p": 0.02},
     ):
@@ -49,6 +50,9 @@ def sample() -> Iterator[Sample]:
     yield Sample((logits, *mixed), name="rows with parameters of their own")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_k=7, top_p=0.8)), name="all equal")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_p=0.8)), name="all equal, top-p alone")
+    nan, ties = float("nan"), logits.round()
+    for filters in ({"min_p": 2.0}, {"min_p": nan}, {"top_p": nan}, {"temperature": nan}):
+        yield Sample((ties, *parameters(16, **filters)), name=f"one of many maxima: {filters}")
     special = randn(6, 70)
     special[0, ::3] = float("-inf")
     special[1] = float("-inf")
