@@ -57,6 +57,12 @@ __device__ __forceinline__ float add_rn(float a, float b) {
   return a + b;
 }
 
+// Words from an even address behind two bytes that can be read too.
+template <int Words>
+__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
+  __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
+}
+
 // 16 bytes to look up.
 struct ByteTable16 {
   uint32_t words[4];
@@ -99,6 +105,19 @@ __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b,
 
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+
+template <int Words>
+__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
+  const auto odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(from) & 2);
+  const auto* aligned = reinterpret_cast<const uint32_t*>(from - odd);
+  uint32_t last = *reinterpret_cast<const uint16_t*>(from + 4 * Words - 2);
+#pragma unroll
+  for (int i = Words - 1; i >= 0; --i) {
+    const uint32_t word = aligned[i];
+    words[i] = __funnelshift_r(word, last, 8 * odd);
+    last = word;
+  }
+}
 
 struct ByteTable16 {
   uint32_t words[4];
