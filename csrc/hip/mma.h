@@ -1,0 +1,235 @@
+// Matrix units through one step: a wave adds A . B' to a 16x16 tile of float32.
+//
+// A is [16, kMmaDepth] and B is [16, kMmaDepth], float16 or bfloat16. Lanes hold spans of 16
+// neighbouring values of a row, so that a span is two 16-byte loads or one group of quantized
+// weights. The units pair k's of their own order inside a step; as A and B come in the same order
+// and a sum does not care, which k a unit calls which is of no interest.
+//
+//   row_of_a(lane, i), i < kLaneRowsA   the rows of A of which a lane passes a span
+//   row_of_b(lane, j), j < kLaneRowsB   the same for B; the later half of them can be left out,
+//                                       which leaves the later columns of the tile out
+//   slot(lane), of kSlots               which 16 of the kMmaDepth values those spans are
+//   acc_row(lane, e), acc_col(lane, e)  where element e of the lane's part of the tile stands
+//
+// Beside compat.h this is the only file that asks for the architecture. AMD's layouts are those of
+// its matrix instruction calculator, NVIDIA's those of PTX ISA, "Matrix fragments for
+// mma.m16n8k16". Device code only: the constants differ between the architectures of one binary.
+#pragma once
+
+#include <type_traits>
+
+#include "hip/compat.h"
+
+namespace rocmforge::gpu {
+
+// 16 neighbouring values of a row, two to a word, the earlier one in the low half.
+template <typename T>
+struct Span {
+  uint32_t words[8];
+};
+
+// `from` is 16-byte aligned, in global memory or LDS.
+template <typename T>
+__device__ __forceinline__ Span<T> load_span(const T* from) {
+  const uint4 low = reinterpret_cast<const uint4*>(from)[0];
+  const uint4 high = reinterpret_cast<const uint4*>(from)[1];
+  return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+}
+
+constexpr int kAccElements = 256 / kWaveSize;  // of a whole tile, per lane
+
+#if !defined(__HIP__)  // NVIDIA: mma.sync, four lanes to a row, two rows of A and of B to a lane
+
+constexpr int kSlots = 4, kLaneRowsA = 2, kLaneRowsB = 2;
+__device__ __forceinline__ int slot(int lane) { return lane % 4; }
+__device__ __forceinline__ int row_of_a(int lane, int i) { return lane / 4 + 8 * i; }
+__device__ __forceinline__ int row_of_b(int lane, int j) { return lane / 4 + 8 * j; }
+__device__ __forceinline__ int acc_row(int lane, int e) { return lane / 4 + 8 * (e / 2 % 2); }
+__device__ __forceinline__ int acc_col(int lane, int e) {
+  return 8 * (e / 4) + 2 * (lane % 4) + e % 2;
+}
+
+#elif defined(__GFX9__)  // CDNA: MFMA, four lanes of 64 to a row
+
+constexpr int kSlots = 4, kLaneRowsA = 1, kLaneRowsB = 1;
+__device__ __forceinline__ int slot(int lane) { return lane / 16; }
+__device__ __forceinline__ int row_of_a(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int row_of_b(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int acc_row(int lane, int e) { return 4 * (lane / 16) + e; }
+__device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
+
+#elif defined(__GFX12__)  // RDNA4: WMMA, two lanes to a row
+
+constexpr int kSlots = 2, kLaneRowsA = 1, kLaneRowsB = 1;
+__device__ __forceinline__ int slot(int lane) { return lane / 16; }
+__device__ __forceinline__ int row_of_a(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int row_of_b(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int acc_row(int lane, int e) { return 8 * (lane / 16) + e; }
+__device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
+
+#elif defined(__GFX11__) && !defined(ROCMFORGE_NO_MATRIX_UNITS)
+// RDNA3: WMMA, both halves of the wave hold the same
+
+constexpr int kSlots = 1, kLaneRowsA = 1, kLaneRowsB = 1;
+__device__ __forceinline__ int slot(int) { return 0; }
+__device__ __forceinline__ int row_of_a(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int row_of_b(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int acc_row(int lane, int e) { return 2 * e + lane / 16; }
+__device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
+
+#else  // RDNA2 and host code: dot products. The halves' rows of A are 8 apart, so that lane e of
+       // each half has the row of element e.
+
+constexpr int kSlots = 1, kLaneRowsA = 1, kLaneRowsB = 1;
+__device__ __forceinline__ int slot(int) { return 0; }
+__device__ __forceinline__ int row_of_a(int lane, int) { return (lane + lane / 16 * 8) % 16; }
+__device__ __forceinline__ int row_of_b(int lane, int) { return lane % 16; }
+__device__ __forceinline__ int acc_row(int lane, int e) { return 8 * (lane / 16) + e; }
+__device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
+
+#endif
+
+constexpr int kMmaDepth = 16 * kSlots;
+
+// A lane's part of a 16 x (16 / kLaneRowsB * Rows) tile; Tile is all 16 columns.
+template <int Rows>
+struct TileOf {
+  static constexpr int kElements = kAccElements / kLaneRowsB * Rows;
+  static constexpr int kCols = 16 / kLaneRowsB * Rows;
+  float values[kElements];
+};
+using Tile = TileOf<kLaneRowsB>;
+
+#if !defined(__HIP__)
+
+template <typename T, int Rows>
+__device__ __forceinline__ void mma(TileOf<Rows>& tile, const Span<T> (&a)[kLaneRowsA],
+                                    const Span<T> (&b)[Rows]) {
+#pragma unroll
+  for (int j = 0; j < Rows; ++j) {
+    float* c = tile.values + 4 * j;
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) {
+      if constexpr (std::is_same_v<T, __half>) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0].words[i]), "r"(a[1].words[i]), "r"(a[0].words[i + 1]),
+              "r"(a[1].words[i + 1]), "r"(b[j].words[i]), "r"(b[j].words[i + 1]));
+      } else {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0].words[i]), "r"(a[1].words[i]), "r"(a[0].words[i + 1]),
+              "r"(a[1].words[i + 1]), "r"(b[j].words[i]), "r"(b[j].words[i + 1]));
+      }
+    }
+  }
+}
+
+#elif defined(__GFX9__) || defined(__GFX12__) || \
+    (defined(__GFX11__) && !defined(ROCMFORGE_NO_MATRIX_UNITS))
+
+template <typename Element, int N>
+using Vector = Element __attribute__((ext_vector_type(N)));
+
+// One instruction takes kTaken values of k from every lane.
+#if defined(__GFX9__)
+
+constexpr int kTaken = 4;
+__device__ __forceinline__ Vector<float, 4> multiply(Vector<_Float16, 4> a, Vector<_Float16, 4> b,
+                                                     Vector<float, 4> c) {
+  return __builtin_amdgcn_mfma_f32_16x16x16f16(a, b, c, 0, 0, 0);
+}
+__device__ __forceinline__ Vector<float, 4> multiply(Vector<short, 4> a, Vector<short, 4> b,
+                                                     Vector<float, 4> c) {
+  return __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(a, b, c, 0, 0, 0);
+}
+
+#elif defined(__GFX12__)
+
+constexpr int kTaken = 8;
+__device__ __forceinline__ Vector<float, 8> multiply(Vector<_Float16, 8> a, Vector<_Float16, 8> b,
+                                                     Vector<float, 8> c) {
+  return __builtin_amdgcn_wmma_f32_16x16x16_f16_w32_gfx12(a, b, c);
+}
+__device__ __forceinline__ Vector<float, 8> multiply(Vector<short, 8> a, Vector<short, 8> b,
+                                                     Vector<float, 8> c) {
+  return __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12(a, b, c);
+}
+
+#else
+
+constexpr int kTaken = 16;
+__device__ __forceinline__ Vector<float, 8> multiply(Vector<_Float16, 16> a, Vector<_Float16, 16> b,
+                                                     Vector<float, 8> c) {
+  return __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(a, b, c);
+}
+__device__ __forceinline__ Vector<float, 8> multiply(Vector<short, 16> a, Vector<short, 16> b,
+                                                     Vector<float, 8> c) {
+  return __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(a, b, c);
+}
+
+#endif
+
+template <typename T>
+using Operand = Vector<std::conditional_t<std::is_same_v<T, __half>, _Float16, short>, kTaken>;
+
+template <typename T>
+__device__ __forceinline__ Operand<T> operand(const Span<T>& span, int step) {
+  Vector<uint32_t, kTaken / 2> words;
+#pragma unroll
+  for (int i = 0; i < kTaken / 2; ++i) words[i] = span.words[step * kTaken / 2 + i];
+  return __builtin_bit_cast(Operand<T>, words);
+}
+
+template <typename T>
+__device__ __forceinline__ void mma(Tile& tile, const Span<T> (&a)[1], const Span<T> (&b)[1]) {
+  Vector<float, kAccElements> c;
+#pragma unroll
+  for (int e = 0; e < kAccElements; ++e) c[e] = tile.values[e];
+#pragma unroll
+  for (int step = 0; step < 16 / kTaken; ++step) {
+    c = multiply(operand(a[0], step), operand(b[0], step), c);
+  }
+#pragma unroll
+  for (int e = 0; e < kAccElements; ++e) tile.values[e] = c[e];
+}
+
+#else
+
+// sum + the product of two words.
+template <typename T>
+__device__ __forceinline__ float dot2(uint32_t a, uint32_t b, float sum) {
+  if constexpr (std::is_same_v<T, __half>) {
+    typedef _Float16 Pair __attribute__((ext_vector_type(2)));
+    return __builtin_amdgcn_fdot2(__builtin_bit_cast(Pair, a), __builtin_bit_cast(Pair, b), sum,
+                                  false);
+  } else {
+    sum = fmaf(__uint_as_float(a << 16), __uint_as_float(b << 16), sum);
+    return fmaf(__uint_as_float(a & 0xffff0000u), __uint_as_float(b & 0xffff0000u), sum);
+  }
+}
+
+// The value that lane Lane of each 16 neighbours has.
+template <int Lane>
+__device__ __forceinline__ uint32_t shared_by_16(uint32_t value) {
+  constexpr uint32_t kChoice = 0x11111111u * Lane;  // for eight lanes, four bits each
+  return __builtin_amdgcn_permlane16(value, value, kChoice, kChoice, true, false);
+}
+
+template <typename T, int E = 0>
+__device__ __forceinline__ void mma(Tile& tile, const Span<T> (&a)[1], const Span<T> (&b)[1]) {
+  if constexpr (E < kAccElements) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t word = shared_by_16<E>(a[0].words[i]);
+      tile.values[E] = dot2<T>(word, b[0].words[i], tile.values[E]);
+    }
+    mma<T, E + 1>(tile, a, b);
+  }
+}
+
+#endif
+
+}  // namespace rocmforge::gpu
