@@ -193,59 +193,6 @@ def test_an_endless_kernel_is_stopped_and_the_next_one_runs(
     np.testing.assert_array_equal(copy(emulator, code, 0), np.arange(64))
 
 
-# One 16x16x16 product by a wave: every lane brings fragments in its own unit's layout, taken from
-# AMD's matrix instruction calculator; `out` comes back row by row.
-MATRIX = """
-typedef _Float16 half8 __attribute__((ext_vector_type(8)));
-typedef _Float16 half16 __attribute__((ext_vector_type(16)));
-typedef _Float16 half4 __attribute__((ext_vector_type(4)));
-typedef float float4_ __attribute__((ext_vector_type(4)));
-typedef float float8 __attribute__((ext_vector_type(8)));
-
-extern "C" __global__ void product(const _Float16* a, const _Float16* b, float* out) {
-  const int lane = threadIdx.x, column = lane % 16, group = lane / 16;
-#if defined(__GFX12__)
-  half8 x, y;
-  for (int i = 0; i < 8; ++i) {
-    x[i] = a[column * 16 + group * 8 + i];
-    y[i] = b[column * 16 + group * 8 + i];
-  }
-  const float8 c = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32_gfx12(x, y, float8{});
-  for (int i = 0; i < 8; ++i) out[(group * 8 + i) * 16 + column] = c[i];
-#elif defined(__GFX11__)
-  half16 x, y;
-  for (int i = 0; i < 16; ++i) {
-    x[i] = a[column * 16 + i];
-    y[i] = b[column * 16 + i];
-  }
-  const float8 c = __builtin_amdgcn_wmma_f32_16x16x16_f16_w32(x, y, float8{});
-  for (int i = 0; i < 8; ++i) out[(2 * i + group) * 16 + column] = c[i];
-#elif defined(__GFX9__)
-  half4 x, y;
-  for (int i = 0; i < 4; ++i) {
-    x[i] = a[column * 16 + group * 4 + i];
-    y[i] = b[column * 16 + group * 4 + i];
-  }
-  const float4_ c = __builtin_amdgcn_mfma_f32_16x16x16f16(x, y, float4_{}, 0, 0, 0);
-  for (int i = 0; i < 4; ++i) out[(group * 4 + i) * 16 + column] = c[i];
-#endif
-}
-"""
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_matrix_instructions(emulator: Emulator, compile_kernel: Compile, arch: str) -> None:
-    rng = np.random.default_rng(3)
-    a, b = (rng.integers(-8, 8, (16, 16)).astype(np.float16) for _ in range(2))
-    code = compile_kernel(MATRIX, arch)
-    wave = 64 if arch == "gfx942" else 32
-    values = [Input(a), Input(b), Output(poisoned((16, 16), np.float32))]
-    run = emulator.emulate(code, "product", (1, 1, 1), (wave, 1, 1), values)
-    # b is given by columns.
-    np.testing.assert_array_equal(run.outputs[0], a.astype(np.float32) @ b.astype(np.float32).T)
-    assert sum(n for name, n in run.counts.items() if name.startswith(("v_wmma", "v_mfma"))) == 1
-
-
 @pytest.mark.parametrize("arch", ARCHS)
 def test_integer_dot_products(emulator: Emulator, compile_kernel: Compile, arch: str) -> None:
     code = compile_kernel(

@@ -1,30 +1,30 @@
-"""Corrections to tinygrad's emulator, applied when it is loaded: what the hardware does."""
+"""Corrections to tinygrad's emulator, applied when it is loaded: what the hardware does.
+
+matrix.py has those of the matrix units.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+
+from . import matrix
+from .patching import patched
 
 # Where the emulator's tests for a register's "high half" begin, in its two numberings.
 _HALF_NUMBERS = (128, 384)
 _OUT_OF_REACH = 1 << 16
 
 
-@contextlib.contextmanager
-def patched(module: Any, changes: dict[str, Any]) -> Iterator[None]:
-    """Replaces attributes of a module for the length of a block."""
-    before = {name: getattr(module, name) for name in changes}
-    for name, value in changes.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)
-
-
 def apply(emu: Any) -> None:
+    """Everything below, in a module that has emulated nothing yet."""
+    keep_high_registers(emu)
+    know_the_program_counter(emu)
+    return_old_values(emu)
+    matrix.apply(emu)
+
+
+def keep_high_registers(emu: Any) -> None:
     """CDNA's 16-bit operations name v128 to v255 like any register (CDNA3 ISA, chapter 6: vector
     operands). Only RDNA3 and later read those numbers as the high halves of v0 to v127.
     """
@@ -47,8 +47,6 @@ def apply(emu: Any) -> None:
         if handler in (emu._compile_vop12, emu._compile_vopc):
             emu._INST_HANDLERS[kind] = corrected(handler)
 
-    know_the_program_counter(emu)
-
 
 def know_the_program_counter(emu: Any) -> None:
     """Scalar instructions that read PC (S_GETPC_B64, before every access to a table in memory)."""
@@ -58,3 +56,18 @@ def know_the_program_counter(emu: Any) -> None:
         return compile_scalar(self, op, {**sources, "PC": self.rpc()}, *rest)
 
     emu._Ctx.compile_sop_pcode = with_counter
+
+
+def return_old_values(emu: Any) -> None:
+    """CDNA3's atomics on global memory return the old value when SC0 is set (CDNA3 ISA, chapter 9);
+    the bit was called GLC before.
+    """
+    attribute = emu._iattr
+
+    def by_its_new_name(inst: Any, name: str, default: int = 0) -> int:
+        if name == "glc" and hasattr(type(inst), "sc0"):
+            name = "sc0"
+        found: int = attribute(inst, name, default)
+        return found
+
+    emu._iattr = by_its_new_name

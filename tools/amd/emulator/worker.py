@@ -23,9 +23,9 @@ import numpy as np
 from ..architectures import ARCHITECTURES
 from ..code_object import CodeObject
 from . import fixes
-from .fixes import patched
 from .loader import Dispatch, LoadedCode, Memory, dispatch
 from .messages import Answer, Buffer, Call, Direct, Failure, LaunchRecord, Struct, Value
+from .patching import patched
 from .trace import MemoryFault, Region, Tracer
 
 GUARD = 4096
