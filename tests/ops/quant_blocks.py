@@ -43,11 +43,11 @@ HALF_SCALES = {
 }
 
 
-def random_blocks(row: QuantType, count: int, seed: int = 0) -> Bytes:
-    """`count` blocks of random bytes with ordinary (finite, not tiny) scales."""
+def random_blocks(row: QuantType, count: int, seed: int = 0, largest: float = 2) -> Bytes:
+    """`count` blocks of random bytes with ordinary scales, none above `largest` in size."""
     rng = np.random.default_rng([seed, row.id])
     blocks = rng.integers(0, 256, (count, row.block_bytes), dtype=np.uint8)
-    scales = rng.uniform(-2, 2, (count, 2)).astype(np.float32)
+    scales = rng.uniform(-largest, largest, (count, 2)).astype(np.float32)
     if row.name in HALF_SCALES:
         offset, halves = HALF_SCALES[row.name]
         _write(blocks, offset, scales[:, :halves].astype(np.float16))

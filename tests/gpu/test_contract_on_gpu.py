@@ -1,0 +1,66 @@
+"""Every op of the contract on the GPU: opcheck, and memory with bands round every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from op_samples import SAMPLES, Sample
+from test_contract import OPS, op_of, outputs
+from torch import Tensor
+
+import rocmforge_torch
+from tests.gpu.guards import GuardedMemory, guarded
+
+pytestmark = pytest.mark.gpu
+OPCHECKS_PER_OP = 3
+on_every_op = pytest.mark.parametrize("name", OPS)
+
+
+def moved(sample: Sample, memory: GuardedMemory) -> Sample:
+    kwargs = {key: guarded(value, memory) for key, value in sample.kwargs.items()}
+    return Sample(tuple(guarded(a, memory) for a in sample.args), kwargs, sample.name)
+
+
+@on_every_op
+def test_opcheck(name: str) -> None:
+    every = list(SAMPLES[name]())
+    memory = GuardedMemory("cuda")  # not entered: what the op allocates is its own
+    for sample in every[:: -(-len(every) // OPCHECKS_PER_OP)]:
+        call = moved(sample.copy(), memory)
+        torch.library.opcheck(op_of(name), call.args, call.kwargs)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+
+
+def written(name: str, call: Sample) -> list[Tensor]:
+    """The arguments that the op writes to."""
+    arguments = zip(op_of(name)._schema.arguments, call.args, strict=False)
+    return [t for a, t in arguments if a.alias_info and a.alias_info.is_write]
+
+
+@on_every_op
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
+def test_nothing_outside_is_read_or_written(
+    name: str, exact: bool, count_cases: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are those of an ordinary call, to the bit, and every byte round them stays."""
+    monkeypatch.setattr(rocmforge_torch.config, "exact", exact)
+    samples = list(SAMPLES[name]())
+    failed = []
+    for number, sample in enumerate(samples):
+        plain = moved(sample.copy(), GuardedMemory("cuda"))
+        wanted = outputs(op_of(name)(*plain.args, **plain.kwargs), plain)
+        with GuardedMemory("cuda") as memory:
+            call = moved(sample.copy(), memory)
+            for argument in written(name, call):
+                memory.may_change(argument)
+            got = outputs(op_of(name)(*call.args, **call.kwargs), call)
+            same = all(map(same_bits, got, wanted))
+            faults = memory.faults() + ([] if same else ["other results than of an ordinary call"])
+        failed += [f"{name}[{number}] {sample.name}: {fault}" for fault in faults]
+    count_cases(len(samples))
+    assert not failed, "\n".join(failed)
