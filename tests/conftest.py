@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import textwrap
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What did not run, by reason and name; a name with its number of parametrizations."""
+    not_run: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for report in terminalreporter.stats.get("skipped", []):
+        file, _, name = report.nodeid.partition("::")
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        not_run[reason][file][name.partition("[")[0]] += 1
+    for reason, files in not_run.items():
+        count = sum(sum(names.values()) for names in files.values())
+        terminalreporter.section(f"{count} tests did not run: {reason}")
+        for file, names in files.items():
+            listed = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in names.items())
+            for line in textwrap.wrap(f"{file}: {listed}", 99, subsequent_indent="  "):
+                terminalreporter.write_line(line)
