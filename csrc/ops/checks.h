@@ -41,6 +41,7 @@ inline bool is_float(ScalarType t) {
   return t == ScalarType::Float || t == ScalarType::Half || t == ScalarType::BFloat16;
 }
 
+// PyTorch's name of a dtype, as messages from Python have it.
 inline const char* dtype_name(ScalarType t) {
   switch (t) {
     case ScalarType::Float:
@@ -53,13 +54,46 @@ inline const char* dtype_name(ScalarType t) {
       return "float64";
     case ScalarType::Byte:
       return "uint8";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::UInt32:
+      return "uint32";
+    case ScalarType::UInt64:
+      return "uint64";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:
       return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexHalf:
+      return "complex32";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    case ScalarType::Float8_e4m3fn:
+      return "float8_e4m3fn";
+    case ScalarType::Float8_e4m3fnuz:
+      return "float8_e4m3fnuz";
+    case ScalarType::Float8_e5m2:
+      return "float8_e5m2";
+    case ScalarType::Float8_e5m2fnuz:
+      return "float8_e5m2fnuz";
+    case ScalarType::Float8_e8m0fnu:
+      return "float8_e8m0fnu";
     default:
       return "another dtype";
   }
+}
+
+inline std::string device_name(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "another device";
 }
 
 template <typename Sizes>
@@ -115,8 +149,12 @@ inline void check_same_shape(const char* op, const char* name, const Tensor& t,
 
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& other,
                          const char* other_name) {
-  check(t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(), op,
-        name, " and ", other_name, " must be on one device");
+  const bool same = t.is_cpu() ? other.is_cpu()
+                               : t.is_cuda() && other.is_cuda() &&
+                                     t.get_device_index() == other.get_device_index();
+  if (same) return;
+  fail(op, name, " is on ", device_name(t), " but ", other_name, " is on ", device_name(other),
+       "; they must be on one device");
 }
 
 }  // namespace rocmforge

@@ -9,7 +9,11 @@ inline void check_norm(const char* op, const Tensor& x, const std::optional<Tens
   check_dim(op, "x", x, 1);
   if (!weight) return;
   check_shape(op, "weight", *weight, {x.size(x.dim() - 1)});
-  if (weight->scalar_type() != ScalarType::Float) check_same_dtype(op, "weight", *weight, x);
+  if (weight->scalar_type() != x.scalar_type() && weight->scalar_type() != ScalarType::Float) {
+    const bool wide = x.scalar_type() == ScalarType::Float;
+    fail(op, "weight must be ", wide ? "" : dtype_name(x.scalar_type()), wide ? "" : " or ",
+         "float32, got ", dtype_name(weight->scalar_type()));
+  }
   check_device(op, "weight", *weight, x, "x");
 }
 

@@ -13,6 +13,7 @@ struct QuantTypeInfo {
   int block_bytes;
 
   bool is_quantized() const { return block_size > 1; }
+  int64_t width(int64_t row_bytes) const { return row_bytes / block_bytes * block_size; }
 };
 
 inline constexpr QuantTypeInfo kQuantTypes[] = {
@@ -35,26 +36,29 @@ inline const QuantTypeInfo& known_type(const char* op, int64_t qtype) {
   fail(op, "qtype ", qtype, " is not a GGML type of floating point values");
 }
 
-inline const QuantTypeInfo& check_qweight(const char* op, const Tensor& qweight, int64_t qtype) {
+// `name` is what the op calls its argument of blocks.
+inline const QuantTypeInfo& check_qweight(const char* op, const Tensor& qweight, int64_t qtype,
+                                          const char* name = "qweight") {
   const QuantTypeInfo& type = known_type(op, qtype);
-  check_dtype(op, "qweight", qweight, ScalarType::Byte);
-  check_dim(op, "qweight", qweight, 1);
+  check_dtype(op, name, qweight, ScalarType::Byte);
+  check_dim(op, name, qweight, 1);
   const int64_t bytes = qweight.size(qweight.dim() - 1);
   const int64_t stride = qweight.stride(qweight.dim() - 1);
-  check(bytes % type.block_bytes == 0, op, "qweight rows must be a multiple of ", type.block_bytes,
+  check(bytes % type.block_bytes == 0, op, name, " rows must be a multiple of ", type.block_bytes,
         " bytes (one ", type.name, " block of ", type.block_size, " elements), got ", bytes);
-  check(bytes <= type.block_bytes || stride == 1, op,
-        "qweight rows must be contiguous: stride 1 in the last dimension, got ", stride);
+  check(bytes <= type.block_bytes || stride == 1, op, name,
+        " rows must be contiguous: stride 1 in the last dimension, got ", stride);
   return type;
 }
 
-inline const QuantTypeInfo& check_matrix(const char* op, const Tensor& qweight, int64_t qtype) {
+inline const QuantTypeInfo& check_matrix(const char* op, const Tensor& qweight, int64_t qtype,
+                                         const char* name = "qweight") {
   known_type(op, qtype);
-  check_dtype(op, "qweight", qweight, ScalarType::Byte);
+  check_dtype(op, name, qweight, ScalarType::Byte);
   if (qweight.dim() != 2) {
-    fail(op, "qweight must have 2 dimensions [rows, row_bytes], got ", shape_text(qweight));
+    fail(op, name, " must have 2 dimensions [rows, row_bytes], got ", shape_text(qweight));
   }
-  return check_qweight(op, qweight, qtype);
+  return check_qweight(op, qweight, qtype, name);
 }
 
 inline void check_output_dtype(const char* op, ScalarType dtype) {
@@ -68,6 +72,25 @@ inline void check_bias(const char* op, const Tensor& bias, int64_t n, const Tens
   check(bias.scalar_type() == x.scalar_type() || bias.scalar_type() == ScalarType::Float, op,
         "bias must be ", dtype_name(x.scalar_type()), " as x is, or float32, got ",
         dtype_name(bias.scalar_type()));
+}
+
+// The arguments of x [..., k] . qweight' [k, n] + bias [n].
+inline const QuantTypeInfo& check_product(const char* op, const Tensor& x, const Tensor& qweight,
+                                          int64_t qtype, const std::optional<Tensor>& bias,
+                                          int64_t layout, const char* name = "qweight") {
+  const QuantTypeInfo& type = check_matrix(op, qweight, qtype, name);
+  check_float(op, "x", x);
+  check_dim(op, "x", x, 1);
+  check_device(op, name, qweight, x, "x");
+  const int64_t features = x.size(x.dim() - 1), k = type.width(qweight.size(1));
+  check(features == k, op, "x has ", features, " features but a row of ", name, " holds ", k,
+        " elements");
+  check(layout == 0 || layout == 1, op,
+        "layout must be 0 (blocks as the file has them) or 1 (packed), got ", layout);
+  check(layout == 0 || qweight.is_contiguous(), op, name,
+        " must be contiguous in layout 1, as pack_weight returns it");
+  if (bias) check_bias(op, *bias, qweight.size(0), x);
+  return type;
 }
 
 }  // namespace rocmforge

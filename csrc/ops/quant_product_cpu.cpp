@@ -3,11 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
-
-#include "cpu/dispatch.h"
 
 namespace rocmforge {
 namespace {
@@ -32,25 +27,6 @@ constexpr int64_t kSmallProduct = 1 << 17;
 // A thread is worth waking for this many bytes of weights, or multiplications.
 constexpr int64_t kGrainBytes = 96 << 10;
 constexpr int64_t kGrainOps = 2 << 20;
-
-// Uninitialised memory, aligned for the widest registers.
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) / 64 + 1) * 64))) {
-    if (!data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // x as float32: x itself, or a copy.
 const float* as_float(const void* x, int64_t count, DType dtype, Buffer<float>& copy) {
@@ -100,100 +76,77 @@ class Activations {
   Buffer<int8_t> memory_;
 };
 
-// Where a thread leaves float results for weight rows [begin, begin + count): straight in a float32
-// output, else in a tile of its own that is converted on the way out.
-class Results {
- public:
-  Results(void* out, int64_t m, int64_t n, DType dtype, const float* bias, int64_t max_count)
-      : out_(static_cast<char*>(out)),
-        m_(m),
-        n_(n),
-        dtype_(dtype),
-        bias_(bias),
-        max_count_(max_count),
-        tile_(dtype == DType::kFloat32 ? 0 : m * max_count) {}
-
-  float* at(int64_t begin) const {
-    return dtype_ == DType::kFloat32 ? reinterpret_cast<float*>(out_) + begin : tile_.get();
-  }
-
-  int64_t stride() const { return dtype_ == DType::kFloat32 ? n_ : max_count_; }
-
-  void finish(int64_t begin, int64_t count) const {
-    for (int64_t i = 0; i < m_; ++i) {
-      float* row = at(begin) + i * stride();
-      if (bias_)
-        for (int64_t j = 0; j < count; ++j) row[j] += bias_[begin + j];
-      if (dtype_ != DType::kFloat32)
-        cpu::quant_kernels().from_float(dtype_, row, out_ + (i * n_ + begin) * 2, count);
-    }
-  }
-
- private:
-  char* out_;
-  int64_t m_, n_;
-  DType dtype_;
-  const float* bias_;
-  int64_t max_count_;
-  Buffer<float> tile_;
-};
-
-// Runs f(first row, number of rows) over all weight rows, in groups of `group`, on as many threads
-// as the work is worth.
+// Runs f(first column, number of columns) over all columns of the output, in groups of `group`, on
+// as many threads as the work is worth.
 template <typename F>
-void for_row_groups(const BlockMatrix& w, int64_t m, int64_t group, const F& f) {
-  const int64_t group_bytes = std::max<int64_t>(1, group * w.row_blocks * w.type->block_bytes);
-  const int64_t group_ops = std::max<int64_t>(1, group * w.width() * m);
+void for_column_groups(const BlockMatrix& w, const ProductOutput& out, int64_t group, const F& f) {
+  const int64_t rows = group * out.halves();
+  const int64_t group_bytes = std::max<int64_t>(1, rows * w.row_bytes());
+  const int64_t group_ops = std::max<int64_t>(1, rows * w.width() * out.m);
   const int64_t grain =
       std::max<int64_t>(1, std::min(kGrainBytes / group_bytes, kGrainOps / group_ops));
-  parallel_for(0, divide_up(w.rows, group), grain, [&](int64_t a, int64_t b) {
-    f(a * group, std::min(b * group, w.rows) - a * group);
+  parallel_for(0, divide_up(out.columns, group), grain, [&](int64_t a, int64_t b) {
+    f(a * group, std::min(b * group, out.columns) - a * group);
   });
 }
 
-void multiply_exact(const BlockMatrix& w, const float* x, int64_t m, DType dtype, const float* bias,
-                    bool small, void* out) {
+// Float weights, a few rows at a time. `small`: with sums in float64.
+void multiply_exact(const BlockMatrix& w, const float* x, bool small, const ProductOutput& out) {
   const QuantKernels& kernels = cpu::quant_kernels();
   const auto product = small ? kernels.double_product : kernels.float_product;
   const int64_t k = w.width();
-  for_row_groups(w, m, kExactRows, [&](int64_t begin, int64_t count) {
+  for_column_groups(w, out, kExactRows, [&](int64_t begin, int64_t count) {
     const Buffer<float> values(kExactRows * k);
-    const Results results(out, m, w.rows, dtype, bias, kExactRows);
+    const WeightRows weights(w, kExactRows);
+    const Results results(out, kExactRows);
     for (int64_t n = begin; n < begin + count; n += kExactRows) {
       const int64_t rows = std::min(kExactRows, begin + count - n);
-      for (int64_t r = 0; r < rows; ++r)
-        w.type->dequantize(w.data + (n + r) * w.stride, w.row_blocks, values.get() + r * k);
-      product(values.get(), rows, x, m, k, results.at(n), results.stride());
+      for (int64_t half = 0; half < out.halves(); ++half) {
+        const uint8_t* blocks = weights.at(half * out.columns + n, rows);
+        for (int64_t r = 0; r < rows; ++r)
+          w.type->dequantize(blocks + r * weights.stride(), w.row_blocks, values.get() + r * k);
+        product(values.get(), rows, x, out.m, k, results.at(n, half), results.stride());
+      }
       results.finish(n, rows);
     }
   });
 }
 
 // One or two rows: every weight is read once, unpacked in registers.
-void multiply_dot(const BlockMatrix& w, const float* x, int64_t m, DType dtype, const float* bias,
-                  void* out) {
-  const Activations activations(x, m, w.width(), *w.type, 1);
-  for_row_groups(w, m, kBlockRows, [&](int64_t begin, int64_t count) {
-    const Results results(out, m, w.rows, dtype, bias, count);
-    w.type->dot[m - 1](w.data + begin * w.stride, w.stride, count, activations.rows(),
-                       results.at(begin), results.stride());
-    results.finish(begin, count);
+void multiply_dot(const BlockMatrix& w, const float* x, const ProductOutput& out) {
+  const Activations activations(x, out.m, w.width(), *w.type, 1);
+  const auto dot = w.type->dot[out.m - 1];
+  for_column_groups(w, out, kBlockRows, [&](int64_t begin, int64_t count) {
+    const int64_t step = w.packed ? kBlockRows : count;
+    const WeightRows weights(w, step);
+    const Results results(out, step);
+    for (int64_t n = begin; n < begin + count; n += step) {
+      const int64_t rows = std::min(step, begin + count - n);
+      for (int64_t half = 0; half < out.halves(); ++half)
+        dot(weights.at(half * out.columns + n, rows), weights.stride(), rows, activations.rows(),
+            results.at(n, half), results.stride());
+      results.finish(n, rows);
+    }
   });
 }
 
 // Many rows: panels of interleaved weights against tiles of activations.
-void multiply_panels(const BlockMatrix& w, const float* x, int64_t m, DType dtype,
-                     const float* bias, void* out) {
+void multiply_panels(const BlockMatrix& w, const float* x, const ProductOutput& out) {
   const QuantKernels& kernels = cpu::quant_kernels();
-  const Activations activations(x, m, w.width(), *w.type, kernels.max_tile);
+  const Activations activations(x, out.m, w.width(), *w.type, kernels.max_tile);
   const QuantizedRows rows = activations.rows();
-  for_row_groups(w, m, kernels.panel_rows, [&](int64_t begin, int64_t count) {
+  for_column_groups(w, out, kernels.panel_rows, [&](int64_t begin, int64_t count) {
     const Buffer<uint8_t> panel(kernels.panel_bytes(*w.type, rows.chunks));
-    const Results results(out, m, w.rows, dtype, bias, kernels.panel_rows);
+    const WeightRows weights(w, kernels.panel_rows);
+    const Results results(out, kernels.panel_rows);
     for (int64_t n = begin; n < begin + count; n += kernels.panel_rows) {
       const int64_t part = std::min<int64_t>(kernels.panel_rows, begin + count - n);
-      kernels.pack_panel(*w.type, w.data + n * w.stride, w.stride, part, rows.chunks, panel.get());
-      kernels.panel_product(*w.type, panel.get(), part, rows, results.at(n), results.stride());
+      for (int64_t half = 0; half < out.halves(); ++half) {
+        kernels.pack_panel(*w.type, weights.at(half * out.columns + n, part), weights.stride(),
+                           part, rows.chunks, panel.get());
+        kernels.panel_product(*w.type, panel.get(), part, rows, results.at(n, half),
+                              results.stride());
+      }
       results.finish(n, part);
     }
   });
@@ -201,17 +154,16 @@ void multiply_panels(const BlockMatrix& w, const float* x, int64_t m, DType dtyp
 
 }  // namespace
 
-void multiply(const BlockMatrix& weights, const void* x, int64_t m, DType dtype, const float* bias,
-              bool exact, void* out) {
+void multiply(const BlockMatrix& weights, const void* x, bool exact, const ProductOutput& out) {
   Buffer<float> copy(0);
-  const float* values = as_float(x, m * weights.width(), dtype, copy);
-  const bool small = m * weights.rows * weights.width() < kSmallProduct;
+  const float* values = as_float(x, out.m * weights.width(), out.dtype, copy);
+  const bool small = out.m * weights.rows * weights.width() < kSmallProduct;
   if (exact || small || weights.type->sub_block == 0) {
-    multiply_exact(weights, values, m, dtype, bias, small, out);
-  } else if (m <= kDotRows) {
-    multiply_dot(weights, values, m, dtype, bias, out);
+    multiply_exact(weights, values, small, out);
+  } else if (out.m <= kDotRows) {
+    multiply_dot(weights, values, out);
   } else {
-    multiply_panels(weights, values, m, dtype, bias, out);
+    multiply_panels(weights, values, out);
   }
 }
 

@@ -139,6 +139,14 @@ def _quant_matmul_transposed(gen: torch.Generator) -> Iterator[Case]:
         yield Case(name, (torch.randn(3, ROWS, generator=gen), qweight, qtype), FLOAT)
 
 
+def _quant_matmul_gated(gen: torch.Generator) -> Iterator[Case]:
+    limit = FLOAT if config.exact else INTEGER
+    for name, qtype, qweight in _formats():
+        for rows, act in ((1, "silu"), (40, "gelu")):
+            x = torch.randn(rows, FEATURES, generator=gen) / FEATURES**0.5
+            yield Case(f"{name}, {rows} rows, {act}", (x, qweight, qtype, act), limit)
+
+
 def _quant_embedding(gen: torch.Generator) -> Iterator[Case]:
     for name, qtype, qweight in _formats():
         ids = torch.randint(0, ROWS, (5,), generator=gen)
@@ -216,6 +224,7 @@ CASES: dict[str, Callable[[torch.Generator], Iterator[Case]]] = {
     "quantize": _quantize,
     "quant_matmul": _quant_matmul,
     "quant_matmul_transposed": _quant_matmul_transposed,
+    "quant_matmul_gated": _quant_matmul_gated,
     "quant_embedding": _quant_embedding,
     "pack_weight": _pack_weight,
     "unpack_weight": _pack_weight,  # any bytes of the right size are a packed weight

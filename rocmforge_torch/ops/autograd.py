@@ -1,8 +1,10 @@
 """Derivatives of the ops.
 
 The products have their own: the backward of `quant_matmul` is `quant_matmul_transposed` and the
-reverse, so the weights stay quantized in both directions. The other differentiable ops recompute
-their reference and differentiate that. In-place ops refuse tensors that need a gradient. Under
+reverse, so the weights stay quantized in both directions. The other differentiable ops compute
+their result again in another way and differentiate that: `quant_matmul_gated` as the product and
+the gated activation that it is made of, so that what holds of those two holds of it; the rest as
+their reference. In-place ops refuse tensors that need a gradient. Under
 `torch.inference_mode()` and `no_grad()` nothing here costs a kernel or a saved tensor.
 """
 
@@ -39,8 +41,10 @@ def _needs_grad(ctx: Any, position: int) -> bool:
     return position < len(ctx.needs_input_grad) and bool(ctx.needs_input_grad[position])
 
 
-def _differentiate_reference(name: str, differentiable: tuple[int, ...]) -> None:
-    function: Callable[..., Any] = getattr(reference, name)
+def _differentiate_as(
+    name: str, function: Callable[..., Any], differentiable: tuple[int, ...]
+) -> None:
+    """The derivative of an op is that of `function`, of the same arguments."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(a for a in inputs if isinstance(a, Tensor)))
@@ -97,6 +101,20 @@ def _matmul_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, None, None, grad_bias, None
 
 
+def _gated_product(
+    x: Tensor,
+    qweight_gate_up: Tensor,
+    qtype: int,
+    act: str,
+    bias: Tensor | None = None,
+    layout: int = 0,
+) -> Tensor:
+    product = torch.ops.rocmforge.quant_matmul(x, qweight_gate_up, qtype, bias, layout)
+    gate, up = product.chunk(2, -1)
+    act_mul = {"silu": torch.ops.rocmforge.silu_mul, "gelu": torch.ops.rocmforge.gelu_mul}[act]
+    return act_mul(gate, up)
+
+
 def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, qweight, ctx.qtype = inputs
     ctx.save_for_backward(qweight)
@@ -126,7 +144,8 @@ def _refuse_gradients(name: str, tensors: tuple[str, ...]) -> None:
 
 
 for _name, _positions in THROUGH_REFERENCE.items():
-    _differentiate_reference(_name, _positions)
+    _differentiate_as(_name, getattr(reference, _name), _positions)
+_differentiate_as("quant_matmul_gated", _gated_product, (0, 4))
 for _name, _tensors in WITHOUT_DERIVATIVE.items():
     _refuse_gradients(_name, _tensors)
 torch.library.register_autograd(

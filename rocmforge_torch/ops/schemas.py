@@ -19,6 +19,8 @@ from .checks import (
     check_dim,
     check_dtype,
     check_qweight,
+    check_out_dtype,
+    check_product,
     check_shape,
     known_type,
 )
@@ -29,7 +31,7 @@ from .registry import check, define
 def dequantize(qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
     """Blocks [..., row_bytes] -> values [..., K] in `dtype`; float32 is bit-exact with gguf-py."""
     k = check_qweight("dequantize", qweight, qtype)
-    check(dtype in FLOATS, "dequantize", f"dtype must be one of {FLOATS}, got {dtype}")
+    check_out_dtype("dequantize", dtype)
     return qweight.new_empty((*qweight.shape[:-1], k), dtype=dtype)
 
 
@@ -63,36 +65,8 @@ def quant_matmul(
     x: Tensor, qweight: Tensor, qtype: int, bias: Tensor | None = None, layout: int = 0
 ) -> Tensor:
     """x [..., K] times qweight [N, row_bytes] transposed, plus bias [N] -> [..., N], x's dtype."""
-    op = "quant_matmul"
-    k = check_qweight(op, qweight, qtype, dim=2)
-    check_dtype(op, "x", x, FLOATS)
-    check_dim(op, "x", x, 1)
-    check_device(op, "qweight", qweight, x, "x")
-    check(
-        x.shape[-1] == k,
-        op,
-        f"x has {x.shape[-1]} features but a row of qweight holds {k} elements",
-    )
-    check(
-        layout in (0, 1),
-        op,
-        f"layout must be 0 (blocks as the file has them) or 1 (packed), got {layout}",
-    )
-    check(
-        layout == 0 or qweight.is_contiguous(),
-        op,
-        "qweight must be contiguous in layout 1, as pack_weight returns it",
-    )
-    n = qweight.shape[0]
-    if bias is not None:
-        check_shape(op, "bias", bias, [n])
-        check_device(op, "bias", bias, x, "x")
-        check(
-            bias.dtype in (x.dtype, torch.float32),
-            op,
-            f"bias must be {x.dtype} as x is, or float32, got {bias.dtype}",
-        )
-    return x.new_empty((*x.shape[:-1], n))
+    check_product("quant_matmul", x, qweight, qtype, bias, layout)
+    return x.new_empty((*x.shape[:-1], qweight.shape[0]))
 
 
 @define(
@@ -115,6 +89,36 @@ def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
 
 
 @define(
+@define(
+    "quant_matmul_gated(Tensor x, Tensor qweight_gate_up, int qtype, str act, Tensor? bias=None,"
+    " int layout=0) -> Tensor",
+    reference.quant_matmul_gated,
+)
+def quant_matmul_gated(
+    x: Tensor,
+    qweight_gate_up: Tensor,
+    qtype: int,
+    act: str,
+    bias: Tensor | None = None,
+    layout: int = 0,
+) -> Tensor:
+    """act(x gate^T) * (x up^T): the front half of a gated feed-forward layer -> [..., F].
+
+    x [..., K], whose dtype the result has; qweight_gate_up [2F, row_bytes] holds the rows of gate,
+    then those of up; act is "silu", or "gelu" in its tanh form; bias [2F] is added before it.
+    """
+    op, name = "quant_matmul_gated", "qweight_gate_up"
+    check_product(op, x, qweight_gate_up, qtype, bias, layout, name)
+    rows = qweight_gate_up.shape[0]
+    check(
+        rows % 2 == 0,
+        op,
+        f"{name} must have an even number of rows, gate's then up's, got {rows}",
+    )
+    check(act in reference.GATED, op, f"act must be {' or '.join(reference.GATED)}, got {act}")
+    return x.new_empty((*x.shape[:-1], rows // 2))
+
+
     "pack_weight(Tensor qweight, int qtype) -> Tensor",
     reference.pack_weight,
     reference_on="CPU",
@@ -132,7 +136,7 @@ def pack_weight(qweight: Tensor, qtype: int) -> Tensor:
 )
 def unpack_weight(packed: Tensor, qtype: int) -> Tensor:
     """The inverse of pack_weight, to the bit."""
-    check_qweight("unpack_weight", packed, qtype, dim=2)
+    check_qweight("unpack_weight", packed, qtype, dim=2, name="packed")
     return packed.new_empty(packed.shape)
 
 
@@ -147,7 +151,7 @@ def quant_embedding(ids: Tensor, qweight: Tensor, qtype: int, dtype: torch.dtype
     k = check_qweight(op, qweight, qtype, dim=2)
     check_dtype(op, "ids", ids, INTS)
     check_device(op, "ids", ids, qweight, "qweight")
-    check(dtype in FLOATS, op, f"dtype must be one of {FLOATS}, got {dtype}")
+    check_out_dtype(op, dtype)
     return qweight.new_empty((*ids.shape, k), dtype=dtype)
 
 
@@ -202,8 +206,12 @@ def rope(
     check_dim(op, "x", x, 3)
     check_dtype(op, "positions", positions, INTS)
     check_device(op, "positions", positions, x, "x")
-    batched = positions.dim() > 1
-    check_shape(op, "positions", positions, x.shape[:-2] if batched else [x.shape[-3]])
+    check(
+        positions.shape in (x.shape[:-2], x.shape[-3:-2]),
+        op,
+        f"positions must have shape [T] or all but the last two dimensions of x {list(x.shape)}, "
+        f"got {list(positions.shape)}",
+    )
     check_dtype(op, "inv_freq", inv_freq, (torch.float32,))
     check_device(op, "inv_freq", inv_freq, x, "x")
     check(
@@ -249,7 +257,12 @@ def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
     check_dtype(op, "dst", dst, FLOATS)
     check_dim(op, "dst", dst, 1)
     check_dim(op, "src", src, 1)
-    check_shape(op, "src", src, [src.shape[0], *dst.shape[1:]])
+    check(
+        src.shape[1:] == dst.shape[1:],
+        op,
+        f"src must have dst's shape {list(dst.shape)} but for the first dimension, "
+        f"got {list(src.shape)}",
+    )
     check_dtype(op, "src", src, (dst.dtype,))
     check_device(op, "src", src, dst, "dst")
     check(

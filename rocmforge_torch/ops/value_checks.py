@@ -14,13 +14,15 @@ from torch import Tensor
 from .registry import check
 
 
+def _check_none(wrong: Tensor, op: str, message: str) -> None:
+    """Refuse the first of the `wrong` values."""
+    for value in wrong[:1].tolist():
+        check(False, op, f"{message}, got {value}")
+
+
 def embedding_ids(ids: Tensor, qweight: Tensor, *_: Any) -> None:
     wrong = ids[(ids < 0) | (ids >= len(qweight))]
-    check(
-        wrong.numel() == 0,
-        "quant_embedding",
-        f"ids must be in [0, {len(qweight)}), got {wrong[:1].tolist()}",
-    )
+    _check_none(wrong, "quant_embedding", f"ids must be in [0, {len(qweight)})")
 
 
 def accumulate_offset(dst: Tensor, src: Tensor, offset: Tensor) -> None:
@@ -35,12 +37,8 @@ def accumulate_offset(dst: Tensor, src: Tensor, offset: Tensor) -> None:
 
 def cache_slots(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
     places = k_cache.shape[0] * k_cache.shape[1]
-    largest = int(slots.max()) if slots.numel() else -1
-    check(
-        largest < places,
-        "kv_cache_write_",
-        f"slots must be less than the {places} places of the cache, got {largest}",
-    )
+    message = f"slots must be less than the {places} places of the cache"
+    _check_none(slots[slots >= places], "kv_cache_write_", message)
 
 
 def attention_places(
@@ -55,19 +53,11 @@ def attention_places(
     per_sequence = 1 if block_table is None else block_table.shape[1]
     room = block_size * per_sequence
     wrong_length = seq_lens[(seq_lens < 0) | (seq_lens > room)]
-    check(
-        wrong_length.numel() == 0,
-        "attention",
-        f"seq_lens must be between 0 and the {room} positions of the cache, "
-        f"got {wrong_length.tolist()}",
-    )
+    message = f"seq_lens must be between 0 and the {room} positions of the cache"
+    _check_none(wrong_length, "attention", message)
     if block_table is not None:
         first_position = torch.arange(per_sequence) * block_size
         used = block_table[first_position < seq_lens[:, None]]
         wrong = used[(used < 0) | (used >= num_blocks)]
-        check(
-            wrong.numel() == 0,
-            "attention",
-            f"block_table must hold blocks between 0 and {num_blocks - 1} wherever seq_lens "
-            f"reaches, got {wrong[:1].tolist()}",
-        )
+        message = f"block_table must hold blocks between 0 and {num_blocks - 1} wherever seq_lens "
+        _check_none(wrong, "attention", f"{message}reaches")

@@ -104,6 +104,16 @@ CASES: dict[str, Case] = {
         lambda x, bias: ops.quant_matmul(x, QWEIGHT, Q4_0, bias),
         lambda x, bias: x @ WEIGHT.T + bias,
     ),
+    "quant_matmul_gated, silu": (
+        (torch.randn(2, 3, K) / 16, torch.randn(10)),
+        lambda x, bias: ops.quant_matmul_gated(x, QWEIGHT, Q4_0, "silu", bias),
+        lambda x, bias: F.silu(x @ WEIGHT[:5].T + bias[:5]) * (x @ WEIGHT[5:].T + bias[5:]),
+    ),
+    "quant_matmul_gated, gelu": (
+        (torch.randn(K) / 16,),
+        lambda x: ops.quant_matmul_gated(x, QWEIGHT, Q4_0, "gelu"),
+        lambda x: F.gelu(x @ WEIGHT[:5].T, approximate="tanh") * (x @ WEIGHT[5:].T),
+    ),
     "quant_matmul_transposed": (
         (torch.randn(2, 10),),
         lambda g: ops.quant_matmul_transposed(g, QWEIGHT, Q4_0),
@@ -139,6 +149,26 @@ def test_derivatives_of_derivatives(exact: None) -> None:
     torch.testing.assert_close(
         got.double(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())
     )
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu"])
+def test_derivatives_of_derivatives_of_the_gated_product(act: str, exact: None) -> None:
+    inner = {"silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh")}[act]
+
+    def formula(x: Tensor) -> Tensor:
+        return inner(x @ WEIGHT[:5].T) * (x @ WEIGHT[5:].T)
+
+    def penalty(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        (grad,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)[0]
+
+    x = torch.randn(3, K) / 16
+    got = penalty(
+        x.clone().requires_grad_(), lambda x: ops.quant_matmul_gated(x, QWEIGHT, Q4_0, act)
+    )
+    wanted = penalty(x.double().requires_grad_(), formula)
+    atol = 1e-4 * float(wanted.abs().max())
+    torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=atol)
 
 
 def test_gradients_reach_pages() -> None:

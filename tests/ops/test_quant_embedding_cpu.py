@@ -69,7 +69,7 @@ IDS = torch.zeros(3, dtype=torch.int64)
         ((torch.tensor([-1]), Q8, 8, torch.float32), "ids must be in [0, 4), got -1"),
         ((IDS, Q8[:0], 8, torch.float32), "ids must be in [0, 0), got 0"),
         ((IDS.float(), Q8, 8, torch.float32), "ids must be int64 or int32, got float32"),
-        ((IDS.bool(), Q8, 8, torch.float32), "ids must be int64 or int32, got another dtype"),
+        ((IDS.bool(), Q8, 8, torch.float32), "ids must be int64 or int32, got bool"),
         (
             (IDS, Q8[0], 8, torch.float32),
             "qweight must have 2 dimensions [rows, row_bytes], got [34]",

@@ -247,7 +247,10 @@ BAD_PRODUCTS = [
         (X, Q8, 8, torch.zeros(4).half()),
         "bias must be float32 as x is, or float32, got float16",
     ),
-    ((X, Q8, 8, None, 1), "layout must be 0 (blocks as the file has them), got 1"),
+    (
+        (X, Q8, 8, None, 2),
+        "layout must be 0 (blocks as the file has them) or 1 (packed), got 2",
+    ),
 ]
 
 

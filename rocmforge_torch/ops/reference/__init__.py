@@ -12,10 +12,12 @@ from .cache import accumulate_, kv_cache_write_
 from .norm import add_rms_norm, rms_norm
 from .packing import pack_weight, unpack_weight
 from .quant_ops import (
+    GATED,
     QUANTIZABLE,
     dequantize,
     quant_embedding,
     quant_matmul,
+    quant_matmul_gated,
     quant_matmul_transposed,
     quantizable_names,
     quantize,
@@ -24,6 +26,7 @@ from .rope import rope
 from .sampling import sample
 
 __all__ = [
+    "GATED",
     "QUANTIZABLE",
     "accumulate_",
     "add_rms_norm",
@@ -34,6 +37,7 @@ __all__ = [
     "pack_weight",
     "quant_embedding",
     "quant_matmul",
+    "quant_matmul_gated",
     "quant_matmul_transposed",
     "quantizable_names",
     "quantize",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ...quant_types import QUANT_TYPES, QuantType
 from .packing import unpack_weight
@@ -13,6 +15,12 @@ from .quants.registry import FORMATS, Format
 
 # Weight elements expanded at a time: 4 MiB of float32, a small multiple of it at the peak.
 CHUNK_ELEMENTS = 1 << 20
+
+# The activations of quant_matmul_gated.
+GATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": partial(functional.gelu, approximate="tanh"),
+}
 
 QUANTIZABLE = frozenset(qtype for qtype, entry in FORMATS.items() if entry.quantize is not None)
 
@@ -102,6 +110,45 @@ def quant_matmul(
     for rows in _row_chunks(qweight, qtype):
         out[..., rows] = inner @ dequantize(qweight[rows], qtype, inner.dtype).T
     return (out if bias is None else out + bias).to(x.dtype)
+
+
+def quant_matmul_gated(
+    x: Tensor,
+    qweight_gate_up: Tensor,
+    qtype: int,
+    act: str,
+    bias: Tensor | None = None,
+    layout: int = 0,
+) -> Tensor:
+    """The front half of a gated feed-forward layer: ``act(x @ gate.T) * (x @ up.T)``.
+
+    SwiGLU with ``silu``, GeGLU with ``gelu`` (Shazeer, "GLU Variants Improve Transformer", 2020).
+    Everything up to the result is float32 (float64 for a float64 `x`).
+
+    Args:
+        x: ``[..., K]``.
+        qweight_gate_up: uint8 ``[2F, row_bytes]``, the rows of gate, then those of up.
+        qtype: GGML type number.
+        act: ``"silu"``, or ``"gelu"`` in its tanh form.
+        bias: ``[2F]``, added before the activation, or ``None``.
+        layout: as of `quant_matmul`.
+
+    Returns:
+        ``[..., F]`` in `x`'s dtype.
+
+    Raises:
+        ValueError: another `act` or `layout`, an odd number of rows, or as `dequantize`.
+    """
+    if act not in GATED:
+        raise ValueError(f"act must be {' or '.join(GATED)}, got {act}")
+    if len(qweight_gate_up) % 2:
+        raise ValueError(
+            f"qweight_gate_up must have an even number of rows, {qweight_gate_up.shape}"
+        )
+    inner = x.to(_compute_dtype(x))
+    product = quant_matmul(inner, qweight_gate_up, qtype, bias, layout)
+    gate, up = product.chunk(2, dim=-1)
+    return (GATED[act](gate) * up).to(x.dtype)
 
 
 def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:

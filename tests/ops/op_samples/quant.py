@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from quant_blocks import random_blocks
 from torch import Tensor
 
+from rocmforge_torch.ops.reference import pack_weight
 from rocmforge_torch.quant_types import quant_type
 
 from .base import FLOATS, BadSample, BadSamples, Sample, Samples, randn, strided
@@ -62,6 +64,42 @@ def quant_matmul() -> Iterator[Sample]:
     yield Sample((randn(0, k), qweight, Q4_0), name="no rows")
 
 
+def packed() -> Iterator[Sample]:
+    """(x, qweight, qtype) whose qweight is in layout 1."""
+    for name in TYPES:
+        qweight, k = weights(name, 18, 2)
+        qtype = quant_type(name).id
+        for rows in (1, 5):
+            yield Sample((randn(rows, k), pack_weight(qweight, qtype), qtype), name=name)
+
+
+def quant_matmul_in_both_layouts() -> Iterator[Sample]:
+    yield from quant_matmul()
+    for sample in packed():
+        yield Sample((*sample.args, None, 1), name=f"{sample.name}, packed")
+
+
+def quant_matmul_gated() -> Iterator[Sample]:
+    for i, name in enumerate(TYPES):
+        qweight, k = weights(name, 34, 2)
+        act = ("silu", "gelu")[i % 2]
+        for rows in (1, 2, 5):
+            yield Sample((randn(rows, k) / k, qweight, quant_type(name).id, act), name=name)
+    qweight, k = weights("Q4_0", 20, 4)
+    for dtype in FLOATS:
+        for act in ("silu", "gelu"):
+            x = randn(2, 3, k, dtype=dtype) / 16
+            for bias in (randn(20, dtype=dtype), randn(20)):
+                yield Sample((x, qweight, Q4_0, act, bias), name=f"{dtype}, bias {bias.dtype}")
+    yield Sample((randn(k), qweight, Q4_0, "silu"), name="vector")
+    yield Sample((strided(3, k), qweight, Q4_0, "silu"), name="rows apart")
+    yield Sample((randn(k, 3).T, qweight[::2], Q4_0, "gelu"), name="columns, weight rows apart")
+    yield Sample((randn(0, k), qweight, Q4_0, "silu"), name="no rows")
+    yield Sample((randn(3, k), qweight[:0], Q4_0, "silu"), name="no weight rows")
+    for sample in packed():
+        yield Sample((*sample.args, "silu", None, 1), name=f"{sample.name}, packed")
+
+
 def quant_matmul_transposed() -> Iterator[Sample]:
     for sample in quant_matmul():
         x, qweight, qtype = sample.args[:3]
@@ -91,15 +129,18 @@ def repack() -> Iterator[Sample]:
     yield Sample((qweight[:0], Q4_0), name="no rows")
 
 
-def bad_weights(before: tuple[object, ...], after: tuple[object, ...]) -> Iterator[BadSample]:
+def bad_weights(
+    before: tuple[object, ...], after: tuple[object, ...], argument: str = "qweight"
+) -> Iterator[BadSample]:
     """What every op refuses in (qweight, qtype), as arguments after `before`."""
     qweight, _ = weights("Q4_0", 10, 2)
     wide = qweight.repeat(1, 2)
     yield BadSample((*before, qweight, 999, *after), "qtype 999 is not a GGML type")
     yield BadSample((*before, qweight, 24, *after), "qtype 24 is not a GGML type of floating")
-    yield BadSample((*before, qweight.char(), Q4_0, *after), "qweight must be uint8, got")
-    yield BadSample((*before, qweight[:, 1:], Q4_0, *after), "qweight rows .* 18 bytes .*got 35")
-    yield BadSample((*before, wide[:, ::2], Q4_0, *after), "qweight rows must be contiguous")
+    yield BadSample((*before, qweight.char(), Q4_0, *after), f"{argument} must be uint8, got")
+    match = f"{argument} rows .* 18 bytes .*got 35"
+    yield BadSample((*before, qweight[:, 1:], Q4_0, *after), match)
+    yield BadSample((*before, wide[:, ::2], Q4_0, *after), f"{argument} rows must be contiguous")
 
 
 def bad_dequantize() -> Iterator[BadSample]:
@@ -118,17 +159,36 @@ def bad_quantize() -> Iterator[BadSample]:
     yield BadSample((randn(2, 256), quant_type("IQ2_XXS").id), "IQ2_XXS has no quantizer")
 
 
-def bad_quant_matmul() -> Iterator[BadSample]:
-    yield from bad_weights((randn(2, 64),), ())
+def bad_product(argument: str, act: tuple[str, ...]) -> Iterator[BadSample]:
+    """What products refuse; `act`: what stands between qtype and bias."""
+    yield from bad_weights((randn(2, 64),), act, argument)
     qweight, k = weights("Q4_0", 10, 2)
     x = randn(2, k)
-    yield BadSample((x, qweight[0], Q4_0), "qweight must have 2 dimensions")
-    yield BadSample((x.double(), qweight, Q4_0), "x must be float32 or")
-    yield BadSample((torch.tensor(1.0), qweight, Q4_0), "x must have at least 1 dim")
-    yield BadSample((x[:, 1:], qweight, Q4_0), "x has 63 features but .*qweight holds 64")
-    yield BadSample((x, qweight, Q4_0, None, 2), "layout must be 0")
-    yield BadSample((x, qweight, Q4_0, randn(9)), r"bias must have shape \[10\], got \[9\]")
-    yield BadSample((x, qweight, Q4_0, randn(10).half()), "bias must be .*got .*float16")
+    good = (qweight, Q4_0, *act)
+    yield BadSample((x, qweight[0], Q4_0, *act), f"{argument} must have 2 dimensions")
+    yield BadSample((x.double(), *good), "x must be float32 or")
+    yield BadSample((x.to(torch.complex64), *good), "x must be .* got complex64")
+    yield BadSample((torch.tensor(1.0), *good), "x must have at least 1 dim")
+    yield BadSample((x[:, 1:], *good), f"x has 63 features but .*{argument} holds 64")
+    yield BadSample((x, *good, None, 2), "layout must be 0")
+    yield BadSample(
+        (x, qweight[::2][:4], Q4_0, *act, None, 1), f"{argument} must be contiguous in layout 1"
+    )
+    yield BadSample((x, *good, randn(9)), r"bias must have shape \[10\], got \[9\]")
+    yield BadSample((x, *good, randn(10).half()), "bias must be .*got .*float16")
+
+
+def bad_quant_matmul() -> Iterator[BadSample]:
+    yield from bad_product("qweight", ())
+
+
+def bad_quant_matmul_gated() -> Iterator[BadSample]:
+    yield from bad_product("qweight_gate_up", ("silu",))
+    qweight, k = weights("Q4_0", 10, 2)
+    x = randn(2, k)
+    for act in ("relu", "SILU", ""):
+        yield BadSample((x, qweight, Q4_0, act), f"act must be silu or gelu, got {act}")
+    yield BadSample((x, qweight[1:], Q4_0, "silu"), "qweight_gate_up .*even .* got 9")
 
 
 def bad_quant_matmul_transposed() -> Iterator[BadSample]:
@@ -152,16 +212,17 @@ def bad_quant_embedding() -> Iterator[BadSample]:
         yield BadSample(args, f"ids must be .*10.*got .?{wrong}", on_meta=False)
 
 
-def bad_repack() -> Iterator[BadSample]:
-    yield from bad_weights((), ())
+def bad_repack(argument: str) -> Iterator[BadSample]:
+    yield from bad_weights((), (), argument)
     qweight, _ = weights("Q4_0", 10, 2)
-    yield BadSample((qweight[0], Q4_0), "qweight must have 2 dimensions")
+    yield BadSample((qweight[0], Q4_0), f"{argument} must have 2 dimensions")
 
 
 SAMPLES: Samples = {
     "dequantize": dequantize,
     "quantize": quantize,
-    "quant_matmul": quant_matmul,
+    "quant_matmul": quant_matmul_in_both_layouts,
+    "quant_matmul_gated": quant_matmul_gated,
     "quant_matmul_transposed": quant_matmul_transposed,
     "quant_embedding": quant_embedding,
     "pack_weight": repack,
@@ -171,8 +232,9 @@ BAD_SAMPLES: BadSamples = {
     "dequantize": bad_dequantize,
     "quantize": bad_quantize,
     "quant_matmul": bad_quant_matmul,
+    "quant_matmul_gated": bad_quant_matmul_gated,
     "quant_matmul_transposed": bad_quant_matmul_transposed,
     "quant_embedding": bad_quant_embedding,
-    "pack_weight": bad_repack,
-    "unpack_weight": bad_repack,
+    "pack_weight": partial(bad_repack, "qweight"),
+    "unpack_weight": partial(bad_repack, "packed"),
 }
