@@ -33,6 +33,30 @@ inline int device_wave_size() {
   return lanes;
 }
 
+// Of the current device; 1 where it does not say.
+inline int device_compute_units() {
+  int device = 0, units = 0;
+  if (hipGetDevice(&device) != hipSuccess) return 1;
+  const auto what = hipDeviceAttributeMultiprocessorCount;
+  return hipDeviceGetAttribute(&units, what, device) == hipSuccess && units > 0 ? units : 1;
+}
+
+// The LDS that a block may have, on the current device.
+inline int device_lds_bytes() {
+  int device = 0, bytes = 0;
+  if (hipGetDevice(&device) != hipSuccess) return 0;
+  const auto what = hipDeviceAttributeMaxSharedMemoryPerBlock;
+  return hipDeviceGetAttribute(&bytes, what, device) == hipSuccess ? bytes : 0;
+}
+
+// Has to precede a launch with that much dynamic LDS.
+template <typename Kernel>
+void allow_lds(Kernel, int) {}
+
+// Blocks for every compute unit of a kernel that goes round: RDNA's work-group processors hold 64
+// waves of 32, CDNA's compute units 32 of 64.
+constexpr int blocks_per_unit(int threads) { return 2048 / threads; }
+
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
   return __shfl_xor(value, mask, kWaveSize);
@@ -46,6 +70,39 @@ __device__ __forceinline__ int dot4(int a, int b, int sum) {
   return __builtin_amdgcn_sdot4(a, b, sum, false);
 #endif
 }
+
+// A sum of dot4 that starts at kDotZero, as a number. Exact below 2^22.
+constexpr int kDotZero = 0;
+__device__ __forceinline__ float dot_value(int sum) { return static_cast<float>(sum); }
+
+// An integer below 2^23, of which `mask` cuts the bits.
+__device__ __forceinline__ float field_value(uint32_t bits, uint32_t mask) {
+  return static_cast<float>(bits & mask);
+}
+
+// A value that is the same in all lanes, as a scalar.
+__device__ __forceinline__ int wave_uniform(int value) {
+  return __builtin_amdgcn_readfirstlane(value);
+}
+
+// Four bytes of the eight of low and high. A selector says which: made by byte_selector, for those
+// from `first` on, or bit by bit, the selector of byte i at selector_shift(i).
+constexpr uint32_t byte_selector(int first) { return 0x03020100u + 0x01010101u * first; }
+__device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  return __builtin_amdgcn_perm(high, low, selector);
+}
+
+// Eight bytes by one word of selectors below 8.
+constexpr int selector_shift(int i) { return i < 4 ? 8 * i : 8 * (i - 4) + 4; }
+__device__ __forceinline__ void select_8_bytes(uint32_t low, uint32_t high, uint32_t selectors,
+                                               uint32_t (&bytes)[2]) {
+  bytes[0] = __builtin_amdgcn_perm(high, low, selectors & 0x0f0f0f0f);
+  bytes[1] = __builtin_amdgcn_perm(high, low, selectors >> 4 & 0x0f0f0f0f);
+}
+
+// LDS that a table for random look-ups should fill with copies of itself: none here, since LDS is
+// scarce, and fast for what memory gives.
+constexpr int kTableCopiesBytes = 0;
 
 // Products and sums that are rounded on their own, never fused into one operation.
 __device__ __forceinline__ float mul_rn(float a, float b) {
@@ -95,6 +152,29 @@ using gpu_bfloat16 = __nv_bfloat16;
 
 constexpr int kWaveSize = 32;
 inline int device_wave_size() { return kWaveSize; }
+inline int device_compute_units() {
+  int device = 0, units = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 1;
+  const auto what = cudaDevAttrMultiProcessorCount;
+  return cudaDeviceGetAttribute(&units, what, device) == cudaSuccess && units > 0 ? units : 1;
+}
+
+inline int device_lds_bytes() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  const auto what = cudaDevAttrMaxSharedMemoryPerBlockOptin;
+  return cudaDeviceGetAttribute(&bytes, what, device) == cudaSuccess ? bytes : 0;
+}
+
+template <typename Kernel>
+void allow_lds(Kernel kernel, int bytes) {
+  if (bytes <= 48 << 10) return;
+  // A failure shows in the launch that follows.
+  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+// A multiprocessor has 65536 registers: for 1024 threads of 64, or 512 of 128.
+constexpr int blocks_per_unit(int) { return 1; }
 
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
@@ -102,6 +182,32 @@ __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
 }
 
 __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
+
+// The sum starts as the bits of 1.5 * 2^23: a subtraction instead of a slow conversion.
+constexpr int kDotZero = 0x4b400000;
+__device__ __forceinline__ float dot_value(int sum) { return __int_as_float(sum) - 12582912.0f; }
+
+__device__ __forceinline__ float field_value(uint32_t bits, uint32_t mask) {
+  return __uint_as_float((bits & mask) | 0x4b000000) - 8388608.0f;
+}
+
+__device__ __forceinline__ int wave_uniform(int value) { return value; }
+
+constexpr uint32_t byte_selector(int first) { return 0x3210u + 0x1111u * first; }
+__device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  return __byte_perm(low, high, selector);
+}
+
+constexpr int selector_shift(int i) { return 4 * i; }
+__device__ __forceinline__ void select_8_bytes(uint32_t low, uint32_t high, uint32_t selectors,
+                                               uint32_t (&bytes)[2]) {
+  bytes[0] = __byte_perm(low, high, selectors);
+  bytes[1] = __byte_perm(low, high, selectors >> 16);
+}
+
+// Lanes that look up different rows of a table wait for each other where they meet in a bank of
+// shared memory; with a copy per bank they never do.
+constexpr int kTableCopiesBytes = 32 << 10;
 
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }

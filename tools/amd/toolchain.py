@@ -164,6 +164,8 @@ class Toolchain:
         return path
 
     def _host_object(self, source: Path, command: Sequence[str]) -> Path:
+        # Each object defines a symbol of its own name, else several do not link.
+        command = [*command, "-Xclang", f"-cuid={source.stem}"]
         path = BUILD / "objects" / f"{source.stem}.host.{self._key(source, command)}.o"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

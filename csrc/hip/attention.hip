@@ -1,0 +1,87 @@
+// Chooses how a call is cut and computed, and merges the splits of a sequence.
+#include <algorithm>
+
+#include "hip/attention_work.h"
+#include "hip/dispatch.h"
+#include "hip/typed_memory.h"
+
+namespace rocmforge::gpu {
+namespace {
+
+constexpr int kMergeThreads = 128;
+constexpr int kKeysPerSplit = 256;  // fewer are not worth a block
+
+// A block merges one row: exact in the order of the splits.
+__global__ void __launch_bounds__(kMergeThreads)
+    attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
+  const int dims = static_cast<int>(call.value_dim);
+  const int64_t first = int64_t{blockIdx.x} * plan.splits;
+  float largest = kNoScore;
+  for (int s = 0; s < plan.splits; ++s) largest = fmaxf(largest, partials.stats[first + s].x);
+  float total = 0.0f;
+  for (int s = 0; s < plan.splits; ++s) {
+    const float2 stats = partials.stats[first + s];
+    total += stats.y * rescale(stats.x, largest);
+  }
+  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+  const int64_t pair = blockIdx.x / plan.rows, row = blockIdx.x % plan.rows;
+  const int64_t to = output_row(call, static_cast<int>(pair / call.kv_heads),
+                                static_cast<int>(pair % call.kv_heads), row);
+  for (int d = threadIdx.x; d < dims; d += kMergeThreads) {
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int s = 0; s < plan.splits; ++s) {
+      const float factor = rescale(partials.stats[first + s].x, largest);
+      sum = fmaf(partials.values[(first + s) * dims + d], factor, sum);
+    }
+    store_as(call.dtype, call.out, to * dims + d, sum * inverse);
+  }
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+AttentionPlan plan_of(const AttentionCall& call) {
+  AttentionPlan plan = {};
+  plan.rows = call.queries * (call.heads / call.kv_heads);
+  plan.tile_rows = kExactRows;
+  plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
+  const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
+  const int64_t keys = call.blocks_per_sequence * call.block_size;
+  const int64_t wanted = int64_t{2} * device_compute_units() / blocks;
+  const int64_t most = ceil_div(keys, kKeysPerSplit);
+  plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
+  return plan;
+}
+
+int64_t partial_rows(const AttentionCall& call, const AttentionPlan& plan) {
+  return plan.splits > 1 ? call.batch * call.kv_heads * plan.rows * plan.splits : 0;
+}
+
+// Statistics come first: they are 8-byte aligned whatever value_dim is.
+Partials partials_in(void* workspace, const AttentionCall& call, const AttentionPlan& plan) {
+  auto* stats = static_cast<float2*>(workspace);
+  return {reinterpret_cast<float*>(stats + partial_rows(call, plan)), stats};
+}
+
+}  // namespace
+
+int64_t attention_workspace_bytes(const AttentionCall* call) {
+  const AttentionPlan plan = plan_of(*call);
+  return partial_rows(*call, plan) *
+         static_cast<int64_t>(sizeof(float2) + call->value_dim * sizeof(float));
+}
+
+Status attention(const AttentionCall* call, void* workspace, Stream stream) {
+  if (call->batch * call->queries * call->heads * call->value_dim == 0) return nullptr;
+  const AttentionPlan plan = plan_of(*call);
+  const Partials partials = partials_in(workspace, *call, plan);
+  attention_exact(*call, plan, partials, stream);
+  if (plan.splits > 1) {
+    const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
+    attention_merge_kernel<<<rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream)>>>(
+        *call, plan, partials);
+  }
+  return launch_status();
+}
+
+}  // namespace rocmforge::gpu

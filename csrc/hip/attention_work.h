@@ -1,0 +1,192 @@
+// How attention is cut into blocks, and what every attention kernel asks of a call.
+//
+// The T * group query rows of a key head (group = heads per key head) are numbered token by token.
+// A block takes a tile of neighbouring rows and one part ("split") of the keys that they see. With
+// more than one split, each leaves its maximum, sum and weighted values in the workspace, and a
+// second kernel merges them in order. Scores are kept in units of log2: softmax by powers of two.
+#pragma once
+
+#include "hip/attention.h"
+#include "hip/cache_formats.h"
+#include "hip/compat.h"
+#include "hip/convert.h"
+
+namespace rocmforge::gpu {
+
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kNoScore = -__builtin_inff();
+
+struct Partials {
+  float* values;  // [batch, kv_heads, rows, splits, value_dim]
+  float2* stats;  // [batch, kv_heads, rows, splits]: maximum (log2), sum
+};
+
+// What the launcher decides, from shapes and the device alone.
+struct AttentionPlan {
+  int tile_rows, tiles, splits;
+  int64_t rows;  // of a key head
+};
+
+struct Work {
+  int batch, kv_head, tile, split;
+};
+
+struct KeyRange {
+  int begin, end;
+};
+
+// Heads are the fastest: neighbouring blocks read neighbouring bytes of the cache.
+__device__ __forceinline__ Work work_of(const AttentionCall& call, const AttentionPlan& plan,
+                                        unsigned index) {
+  const auto kv_heads = static_cast<unsigned>(call.kv_heads);
+  const unsigned kv_head = index % kv_heads, rest = index / kv_heads;
+  const unsigned split = rest % plan.splits, pair = rest / plan.splits;
+  return {static_cast<int>(pair / plan.tiles), static_cast<int>(kv_head),
+          static_cast<int>(pair % plan.tiles), static_cast<int>(split)};
+}
+
+__device__ __forceinline__ int sequence_length(const AttentionCall& call, int batch) {
+  const int64_t room = call.blocks_per_sequence * call.block_size;
+  const int length = call.seq_lens[batch];
+  return length < 0 ? 0 : length > room ? static_cast<int>(room) : length;
+}
+
+// The keys that a query at `position` sees; they are neighbours.
+__device__ __forceinline__ KeyRange visible_keys(const AttentionCall& call, int length,
+                                                 int position) {
+  KeyRange seen = {0, call.causal ? position + 1 : length};
+  if (call.window > 0 && position - call.window >= 0) {
+    seen.begin = static_cast<int>(position - call.window + 1);
+  }
+  return seen;
+}
+
+// The keys that any of the rows [first, last] sees.
+__device__ __forceinline__ KeyRange tile_keys(const AttentionCall& call, int length,
+                                              int64_t first_query, int64_t last_query) {
+  const auto before = length - static_cast<int>(call.queries);
+  const KeyRange first = visible_keys(call, length, before + static_cast<int>(first_query));
+  const KeyRange last = visible_keys(call, length, before + static_cast<int>(last_query));
+  return {first.begin, last.end > first.begin ? last.end : first.begin};
+}
+
+// Part `split` of a range, cut at multiples of `granule` keys from its beginning.
+__device__ __forceinline__ KeyRange split_keys(KeyRange all, int split, int splits, int granule) {
+  const int count = (all.end - all.begin + granule - 1) / granule;
+  const auto cut = [&](int i) {
+    return all.begin + static_cast<int>(int64_t{count} * i / splits) * granule;
+  };
+  const int end = cut(split + 1);
+  return {cut(split), end < all.end ? end : all.end};
+}
+
+// The bytes of a position's head. Pages outside the cache become its nearest one.
+__device__ __forceinline__ const uint8_t* cache_row(const AttentionCall& call,
+                                                    const CacheView& view, int batch, int kv_head,
+                                                    int position) {
+  int64_t block = batch;
+  if (call.block_table != nullptr) {
+    const auto size = static_cast<unsigned>(call.block_size);
+    const unsigned index = static_cast<unsigned>(position) / size;
+    const int64_t page = call.block_table[batch * call.table_stride + index];
+    block = page < 0 ? 0 : page < call.num_blocks ? page : call.num_blocks - 1;
+    position -= static_cast<int>(index * size);
+  }
+  return static_cast<const uint8_t*>(view.data) + block * view.block_stride +
+         position * view.position_stride + kv_head * view.head_stride;
+}
+
+// A raw product as a score in units of log2; kNoScore where the query does not see the key.
+struct Scoring {
+  KeyRange seen;
+  int position;
+  float slope;  // times log2(e)
+
+  __device__ __forceinline__ float operator()(const AttentionCall& call, float product,
+                                              int key) const {
+    float score = product * call.scale;
+    if (call.softcap > 0) score = call.softcap * tanhf(score / call.softcap);
+    score = fmaf(slope, static_cast<float>(key - position), score * kLog2e);
+    return key >= seen.begin && key < seen.end ? score : kNoScore;
+  }
+};
+
+__device__ __forceinline__ Scoring scoring_of(const AttentionCall& call, int length, int kv_head,
+                                              int64_t row) {
+  const auto group = static_cast<int>(call.heads / call.kv_heads);
+  const int query = static_cast<int>(row / group), head = kv_head * group + row % group;
+  const int position = length - static_cast<int>(call.queries) + query;
+  return {visible_keys(call, length, position), position,
+          call.alibi_slopes != nullptr ? call.alibi_slopes[head] * kLog2e : 0.0f};
+}
+
+// Factor of what was summed against an older maximum.
+__device__ __forceinline__ float rescale(float older, float newer) {
+  return older == kNoScore ? 0.0f : exp2f(older - newer);
+}
+
+// The row's softmax before any key: a sink is a key whose value is zero, and split 0 counts it.
+__device__ __forceinline__ float2 first_stats(const AttentionCall& call, int kv_head, int64_t row,
+                                              int split) {
+  if (call.sinks == nullptr || split != 0) return make_float2(kNoScore, 0.0f);
+  const int64_t group = call.heads / call.kv_heads;
+  return make_float2(call.sinks[kv_head * group + row % group] * kLog2e, 1.0f);
+}
+
+// Where a row of a block's result goes.
+__device__ __forceinline__ int64_t partial_row(const AttentionCall& call, const AttentionPlan& plan,
+                                               const Work& work, int64_t row) {
+  return ((int64_t{work.batch} * call.kv_heads + work.kv_head) * plan.rows + row) * plan.splits +
+         work.split;
+}
+__device__ __forceinline__ int64_t output_row(const AttentionCall& call, int batch, int kv_head,
+                                              int64_t row) {
+  const int64_t group = call.heads / call.kv_heads;
+  return (int64_t{batch} * call.queries + row / group) * call.heads + kv_head * group + row % group;
+}
+__device__ __forceinline__ int64_t query_offset(const AttentionCall& call, int batch, int kv_head,
+                                                int64_t row) {
+  const int64_t group = call.heads / call.kv_heads;
+  return batch * call.q_batch_stride + row / group * call.q_token_stride +
+         (kv_head * group + row % group) * call.q_head_stride;
+}
+
+// with_cache_format, on the device.
+template <typename Body>
+__device__ __forceinline__ void with_format_of(const CacheView& view, Body body) {
+  switch (view.type) {
+    case CacheType::kFloat32:
+      return body(Float32Cache{});
+    case CacheType::kFloat16:
+      return body(Float16Cache{});
+    case CacheType::kBFloat16:
+      return body(BFloat16Cache{});
+    case CacheType::kE4M3:
+      return body(E4M3Cache{});
+    case CacheType::kE5M2:
+      return body(E5M2Cache{});
+    case CacheType::kQ8_0:
+      return body(Q8_0Cache{});
+    case CacheType::kQ4_0:
+      return body(Q4_0Cache{});
+  }
+}
+
+// Whether N values of a head of `dims` values can be read at once, wherever they start.
+template <class Format, int N>
+bool heads_aligned(const CacheView& view, int64_t dims) {
+  const int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(view.data)) |
+                        view.block_stride | view.position_stride | view.head_stride;
+  return dims % N == 0 && bytes % Format::template kAlign<N> == 0;
+}
+
+inline unsigned grid_of(const AttentionCall& call, const AttentionPlan& plan) {
+  return static_cast<unsigned>(call.batch * call.kv_heads * plan.tiles * plan.splits);
+}
+
+constexpr int kExactRows = 8, kExactKeys = 32;
+// Attention in float32 arithmetic, of tiles of kExactRows rows.
+void attention_exact(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
+                     Stream stream);
+
+}  // namespace rocmforge::gpu
