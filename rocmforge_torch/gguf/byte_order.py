@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import numpy.typing as npt
 
 from ..quant_types import QuantType
+from .errors import GGUFError, quote
+from .reader import Header, TensorInfo
+
+NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
 
 
-def swap_bytes(data: npt.NDArray[np.uint8], qtype: QuantType) -> npt.NDArray[np.uint8]:
-    """A copy of ``data`` with every multi-byte number in its blocks reversed.
+def is_swapped(header: Header) -> bool:
+    """Whether the file's byte order is not this machine's."""
+    return header.order != NATIVE_ORDER
+
+
+def check_order(header: Header, info: TensorInfo) -> None:
+    """Refuse a tensor of a swapped file whose type has no layout there.
+
+    Raises:
+        GGUFError: naming the tensor.
+    """
+    if is_swapped(header) and info.qtype.wide_fields is None:
+        raise GGUFError(
+            f"{info.qtype.name} has no defined big-endian layout; "
+            "convert the model to a little-endian file",
+            source=header.source,
+            subject=f"tensor {quote(info.name)}",
+            offset=info.entry,
+        )
+
+
+def swap_bytes_(data: npt.NDArray[np.uint8], qtype: QuantType) -> None:
+    """Reverse every multi-byte number in some blocks, in place.
 
     Args:
-        data: uint8 [blocks * block_bytes].
+        data: uint8 [blocks * block_bytes], contiguous.
         qtype: the type, whose ``wide_fields`` must be known.
     """
-    swapped: npt.NDArray[np.uint8] = data.copy()
-    blocks = swapped.reshape(-1, qtype.block_bytes)
+    blocks = data.reshape(-1, qtype.block_bytes)
     for offset, size, count in qtype.wide_fields or ():
         field = blocks[:, offset : offset + size * count]
         field[:] = field.reshape(-1, count, size)[..., ::-1].reshape(field.shape)
-    return swapped

@@ -1,4 +1,4 @@
-"""`load_gguf`: a GGUF file as metadata and tensors that stay in the mapped file."""
+"""`load_gguf`: a GGUF file as metadata and tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class GGUFModelFile:
         metadata: key -> ``bool | int | float | str``, a read-only numpy array, a sequence of
             strings that are decoded on access, or a tuple of arrays.
         tensors: name -> ``torch.Tensor`` for plain types, :class:`GGUFTensor` for quantized ones;
-            shapes are torch's, slowest dimension first. On the CPU they are the mapped file itself.
+            shapes are torch's, slowest dimension first. On the CPU they are the mapped file itself;
+            on a GPU they have been loaded, and stay until `tensors.release()`.
     """
 
     def __init__(
@@ -76,19 +77,29 @@ def load_gguf(
     path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    *,
+    packed: bool = False,
+    progress: bool | None = None,
 ) -> GGUFModelFile:
-    """Open a GGUF file, or all shards of a split one, without reading its weights.
+    """Open a GGUF file, or all shards of a split one.
+
+    On the CPU no weight is read: tensors view the mapped file, which lives as long as one of them
+    does; writing to one never reaches the file. On a GPU all tensors are loaded now, and can be
+    used at once on its current stream.
 
     Args:
         path: the file; of a split model, any shard.
-        device: where tensors go when they are asked for. On ``"cpu"`` they view the mapped file,
-            which lives as long as one of them does; writing to one never reaches the file.
+        device: where tensors are.
         dtype: the dtype that floating-point tensors are cast to and that quantized ones compute in;
             by default plain tensors keep theirs and quantized ones say float32.
+        packed: on a GPU, quantized matrices get the layout that its products are fastest in
+            (`GGUFTensor.qlayout` 1), except embedding tables.
+        progress: whether to show a bar of bytes and rate; by default on a terminal only.
 
     Raises:
         GGUFError: the file is no valid GGUF, or a shard is missing or contradicts the others.
         OSError: the file cannot be opened.
+        RuntimeError: the GPU has no room (torch.OutOfMemoryError), or the library no code for it.
         ValueError: ``dtype`` is no floating-point dtype.
     """
     if dtype is not None and not dtype.is_floating_point:
@@ -97,4 +108,10 @@ def load_gguf(
     opened = open_shard(path)
     paths = shard_paths(path, opened.header)
     shards = [opened if shard == path else open_shard(shard) for shard in paths]
-    return GGUFModelFile(path, paths, shards, torch.device(device), dtype)
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    file = GGUFModelFile(path, paths, shards, device, dtype)
+    if device.type == "cuda":
+        file.tensors.load(packed, progress)
+    return file

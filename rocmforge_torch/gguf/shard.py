@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .checks import check_metadata
@@ -25,10 +25,19 @@ _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its parsed header and its bytes."""
+    """One file: its parsed header and its bytes.
+
+    Attributes:
+        header: the parsed header.
+        buffer: the bytes, mapped.
+        path: where the file is; None for bytes in memory.
+        state: what tells that file from another or a changed one.
+    """
 
     header: Header
     buffer: Buffer
+    path: Path | None = None
+    state: tuple[int, ...] = ()
 
 
 def open_buffer(buffer: Buffer, source: str) -> Shard:
@@ -54,9 +63,35 @@ def open_shard(path: Path) -> Shard:
         raise GGUFError("is no regular file", source=str(path), subject="header", offset=0)
     with path.open("rb") as file:
         COUNTERS["opens"] += 1
+        state = _state(file.fileno())
         if os.fstat(file.fileno()).st_size == 0:
             raise GGUFError("the file is empty", source=str(path), subject="header", offset=0)
-        return open_buffer(_map(file.fileno()), str(path))
+        shard = open_buffer(_map(file.fileno()), str(path))
+        return replace(shard, path=path, state=state)
+
+
+def reopen(shard: Shard) -> int:
+    """A descriptor of the shard's file to read tensors from, for the caller to close.
+
+    Reading beats the mapped pages where bytes are only passed on: none of them count as memory of
+    this process, and threads read large pieces without a fault a page.
+
+    Raises:
+        GGUFError: the path now leads to another file, or the file has changed.
+        OSError: it cannot be opened.
+    """
+    assert shard.path is not None, "bytes in memory are not loaded from a file"
+    fileno = os.open(shard.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    if _state(fileno) != shard.state:
+        os.close(fileno)
+        problem = "the file has changed since it was opened; load it again"
+        raise GGUFError(problem, source=shard.header.source, subject="header", offset=0)
+    return fileno
+
+
+def _state(fileno: int) -> tuple[int, ...]:
+    found = os.fstat(fileno)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _map(fileno: int) -> mmap.mmap:

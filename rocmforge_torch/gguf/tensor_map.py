@@ -1,18 +1,22 @@
-"""The tensors of mapped GGUF files, made on demand."""
+"""The tensors of GGUF files: views of the mapped files on the CPU, loaded ones on a GPU."""
 
 from __future__ import annotations
 
-import sys
+import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 
+from .. import extension
 from ..tensor import GGUFTensor
-from .byte_order import swap_bytes
-from .errors import GGUFError, quote
-from .reader import Header, TensorInfo
-from .shard import Shard
+from .async_loader import Form, OpenFile, load_tensors
+from .byte_order import check_order, is_swapped, swap_bytes_
+from .link import CudaLink
+from .progress import loading_bar
+from .reader import TensorInfo
+from .shard import Shard, reopen
 
 PLAIN_DTYPES = {
     "F32": torch.float32,
@@ -24,7 +28,8 @@ PLAIN_DTYPES = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
-NATIVE_ORDER = "<" if sys.byteorder == "little" else ">"
+# Looked up row by row, which needs whole rows of blocks: never packed.
+EMBEDDINGS = ("token_embd.weight",)
 
 
 class TensorMap(Mapping[str, torch.Tensor]):
@@ -36,12 +41,14 @@ class TensorMap(Mapping[str, torch.Tensor]):
     def __init__(
         self, shards: Sequence[Shard], device: torch.device, dtype: torch.dtype | None
     ) -> None:
+        self._shards = shards
         self._entries = {
             info.name: (shard, info) for shard in shards for info in shard.header.tensors.values()
         }
         self._device = device
         self._dtype = dtype
         self._alive: weakref.WeakValueDictionary[str, torch.Tensor] = weakref.WeakValueDictionary()
+        self._kept: dict[str, torch.Tensor] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._alive.get(name)
@@ -59,35 +66,91 @@ class TensorMap(Mapping[str, torch.Tensor]):
         """Type, shape, place and size of a tensor, without making it."""
         return self._entries[name][1]
 
+    def load(self, packed: bool = False, progress: bool | None = False) -> None:
+        """Load every tensor to the GPU now, and keep it until `release`.
+
+        Args:
+            packed: quantized matrices get the device layout (`GGUFTensor.qlayout` 1), except
+                embedding tables.
+            progress: whether to show a bar; None: on a terminal.
+
+        Raises:
+            GGUFError, RuntimeError: see `load_tensors`.
+        """
+        wanted = [
+            info
+            for shard, info in self._entries.values()
+            if not (is_swapped(shard.header) and info.qtype.wide_fields is None)
+        ]
+        self._kept = self._load(wanted, packed, progress)
+        self._alive.update(self._kept)
+
+    def release(self) -> None:
+        """Hold no tensor any more that nobody else holds."""
+        self._kept = {}
+
     def __repr__(self) -> str:
         return f"TensorMap({len(self)} tensors, device={self._device})"
 
     def _make(self, shard: Shard, info: TensorInfo) -> torch.Tensor:
+        check_order(shard.header, info)
+        if self._device.type == "cuda":
+            return self._load([info], packed=False, progress=False)[info.name]
         data = torch.frombuffer(
             shard.buffer, dtype=torch.uint8, count=info.nbytes, offset=info.offset
         )
-        if shard.header.order != NATIVE_ORDER:
-            data = _to_native_order(data, shard.header, info)
-        plain = PLAIN_DTYPES.get(info.qtype.name)
-        if plain is not None:
-            values = data.view(plain).view(info.shape)
-            cast = self._dtype if values.is_floating_point() else None
-            return values.to(device=self._device, dtype=cast)
-        blocks = data.view(*info.shape[:-1], _row_bytes(info)).to(self._device)
-        return GGUFTensor(blocks, info.qtype.id, self._dtype or torch.float32)
+        if is_swapped(shard.header):
+            data = data.clone()
+            swap_bytes_(data.numpy(), info.qtype)
+        return _typed(info, data, self._device, self._dtype)
+
+    def _load(
+        self, infos: Sequence[TensorInfo], packed: bool, progress: bool | None
+    ) -> dict[str, torch.Tensor]:
+        extension.check_device(self._device)
+        names = {info.name for info in infos}
+        total = sum(info.nbytes for info in infos)
+
+        def is_packed(info: TensorInfo) -> bool:
+            is_matrix = info.qtype.is_quantized and len(info.shape) == 2
+            return packed and is_matrix and info.name not in EMBEDDINGS
+
+        def is_cast(info: TensorInfo) -> bool:
+            dtype = PLAIN_DTYPES.get(info.qtype.name)
+            return (
+                self._dtype is not None
+                and dtype is not None
+                and dtype.is_floating_point
+                and dtype != self._dtype
+            )
+
+        def make(info: TensorInfo, data: torch.Tensor) -> torch.Tensor:
+            made = _typed(info, data, self._device, self._dtype)
+            return made.packed() if is_packed(info) and isinstance(made, GGUFTensor) else made
+
+        form = Form(lambda info: is_packed(info) or is_cast(info), make)
+        with ExitStack() as stack:
+            files = []
+            for shard in self._shards:
+                wanted = [info for info in shard.header.tensors.values() if info.name in names]
+                if wanted:
+                    fileno = reopen(shard)
+                    stack.callback(os.close, fileno)
+                    files.append(OpenFile(shard.header, fileno, wanted))
+            name = os.path.basename(self._shards[0].header.source)
+            bar = stack.enter_context(loading_bar(name, total, progress))
+            link = CudaLink(self._device)
+            return load_tensors(files, link, form, str(self._device), report=bar.update)
 
 
-def _row_bytes(info: TensorInfo) -> int:
-    return info.shape[-1] // info.qtype.block_size * info.qtype.block_bytes
-
-
-def _to_native_order(data: torch.Tensor, header: Header, info: TensorInfo) -> torch.Tensor:
-    if info.qtype.wide_fields is None:
-        raise GGUFError(
-            f"{info.qtype.name} has no defined big-endian layout; "
-            "convert the model to a little-endian file",
-            source=header.source,
-            subject=f"tensor {quote(info.name)}",
-            offset=info.entry,
-        )
-    return torch.from_numpy(swap_bytes(data.numpy(), info.qtype))
+def _typed(
+    info: TensorInfo, data: torch.Tensor, device: torch.device, dtype: torch.dtype | None
+) -> torch.Tensor:
+    """The tensor of some bytes, uint8 [nbytes], on a device; a view of them where that can be."""
+    plain = PLAIN_DTYPES.get(info.qtype.name)
+    if plain is not None:
+        values = data.view(plain).view(info.shape)
+        return values.to(device=device, dtype=dtype if values.is_floating_point() else None)
+    row_bytes = info.shape[-1] // info.qtype.block_size * info.qtype.block_bytes
+    blocks = data.view(*info.shape[:-1], row_bytes).to(device)
+    return GGUFTensor(blocks, info.qtype.id, dtype or torch.float32)

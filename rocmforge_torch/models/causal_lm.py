@@ -132,18 +132,25 @@ def load_model(
     path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    *,
+    progress: bool | None = None,
 ) -> CausalLM:
     """Load a GGUF file as a model whose weights stay quantized.
 
     Args:
         path: the file; of a split model, any shard.
-        device: where the model computes. On "cpu" the weights stay in the mapped file.
+        device: where the model computes. On "cpu" the weights stay in the mapped file; on a GPU
+            they are loaded, and all but the embedding table get the layout that products are
+            fastest in. (An embedding table that is the output layer too exists once, in the file's
+            layout.)
         dtype: the dtype of activations and logits; by default float32 on the CPU, else bfloat16.
+        progress: whether to show a bar of bytes and rate; by default on a terminal only.
 
     Raises:
         GGUFError: the file is no valid GGUF, its architecture is not supported, or a key or tensor
             that the model needs is missing or wrong.
         OSError: the file cannot be opened.
+        RuntimeError: the GPU has no room (torch.OutOfMemoryError), or the library no code for it.
         ValueError: the dtype is none of float32, float16 and bfloat16.
     """
     device = torch.device(device)
@@ -151,4 +158,7 @@ def load_model(
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {FLOATS}, got {dtype}")
-    return CausalLM(load_gguf(path, device), dtype).eval()
+    file = load_gguf(path, device, packed=True, progress=progress)
+    model = CausalLM(file, dtype).eval()
+    file.tensors.release()  # the modules hold what they need
+    return model

@@ -17,7 +17,7 @@ _FLOAT_QTYPES = {
 
 
 def as_blocks(weight: Tensor) -> tuple[Tensor, int]:
-    """The blocks of a weight and their type, without a copy.
+    """The blocks of a weight and their type, without a copy, in whatever layout they are.
 
     Args:
         weight: `GGUFTensor` [N, K], or an ordinary float32, float16 or bfloat16 tensor [N, K].

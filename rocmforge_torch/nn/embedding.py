@@ -17,6 +17,8 @@ quant_matmul = torch.ops.rocmforge.quant_matmul.default
 class QuantEmbedding(nn.Module):
     """Rows of a table of GGUF blocks, dequantized when they are looked up.
 
+    The blocks are always as the file has them: the packed layout of `QuantLinear` has no rows.
+
     Attributes:
         qweight: uint8 [num_embeddings, row_bytes], a buffer.
         qtype: the GGML type number.
@@ -38,8 +40,10 @@ class QuantEmbedding(nn.Module):
         """Wrap a `GGUFTensor` or a plain float tensor [num_embeddings, embedding_dim]; no copy.
 
         Raises:
-            ValueError: the weight has no two dimensions, or a dtype that is no float.
+            ValueError: the weight has no two dimensions, a dtype that is no float, or is packed.
         """
+        if isinstance(weight, GGUFTensor) and weight.qlayout:
+            raise ValueError("an embedding looks up rows, which a packed weight has not")
         return cls(*as_blocks(weight), dtype)
 
     @property
