@@ -1,8 +1,9 @@
 """Builds the kernel libraries: one for the CPU, one for the GPU when there is a compiler for it.
 
 The libraries hold no Python symbol (libtorch's stable C++ interface only), so one file serves
-every Python and every PyTorch from 2.10 on. What is built is decided by the compilers and the
-torch of the environment, never by the card that happens to be plugged in:
+every Python and every PyTorch from 2.10 on. Which are built is decided by the compilers and the
+torch of the environment, never by the card that happens to be plugged in; for which cards, by the
+variables, else by the cards present, else it is a list:
 
     ROCMFORGE_DEVICES=cpu,hip,cuda   build exactly these (default: cpu, and hip or cuda when
                                      the compiler and a torch for it are found)
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -29,8 +31,20 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("csrc")
 TORCH_TARGET = "0x020a000000000000"  # libtorch's stable interface as of 2.10
-HIP_ARCHS = "gfx1030;gfx1100;gfx1101;gfx1102;gfx1151;gfx1200;gfx1201;gfx90a;gfx942"
-CUDA_ARCHS = "8.0;8.6;8.9;9.0"
+
+# Device -> the variable that names its architectures, those without it and without a card, and
+# what prints those of the cards present.
+ARCH_VARIABLES = {"hip": "PYTORCH_ROCM_ARCH", "cuda": "TORCH_CUDA_ARCH_LIST"}
+DEFAULT_ARCHS = {
+    "hip": "gfx1030;gfx1100;gfx1101;gfx1102;gfx1151;gfx1200;gfx1201;gfx90a;gfx942",
+    "cuda": "8.0;8.6;8.9;9.0",
+}
+CARD_QUERIES = {
+    "hip": (["rocm_agent_enumerator"], ["amdgpu-arch"]),
+    "cuda": (["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],),
+}
+ARCH_NAME = {"hip": re.compile(r"gfx[0-9a-f]+"), "cuda": re.compile(r"\d+\.\d+[af]?(\+PTX)?")}
+NO_CARD = "gfx000"  # what rocm_agent_enumerator calls the processor
 
 # Every file of csrc/cpu/kernels is compiled once per instruction set; the best is chosen at run
 # time. On other processors than x86-64 there is one, and the compiler vectorises it.
@@ -199,18 +213,42 @@ def build_cpu(torch: Torch, out: Path, build_dir: Path) -> None:
     ninja.run()
 
 
-def hip_archs() -> list[str]:
-    return os.environ.get("PYTORCH_ROCM_ARCH", HIP_ARCHS).replace(",", ";").split(";")
+def present_archs(device: str) -> list[str]:
+    """The architectures of the cards of this machine."""
+    for command in CARD_QUERIES[device]:
+        if shutil.which(command[0]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            lines = {line.strip() for line in done.stdout.splitlines()} - {NO_CARD}
+            found = sorted(line for line in lines if ARCH_NAME[device].fullmatch(line))
+            if done.returncode == 0 and found:
+                return found
+    return []
 
 
-def cuda_arch_flags() -> list[str]:
-    archs = os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHS).replace(" ", ";")
-    if archs == "native":
-        return ["-arch=native"]
-    numbers = [a.removesuffix("+PTX").replace(".", "") for a in archs.split(";")]
+def gpu_archs(device: str) -> list[str]:
+    """The architectures to build for, as the device's variable writes them."""
+    variable = ARCH_VARIABLES[device]
+    asked = os.environ.get(variable, "").replace(" ", ";").replace(",", ";")
+    if asked not in ("", "native"):
+        names = [name for name in asked.split(";") if name]
+        for name in names:
+            if not ARCH_NAME[device].fullmatch(name):
+                raise SystemExit(f"rocmforge_torch: {variable} holds {name!r}, no architecture")
+        return names
+    present = present_archs(device)
+    if asked == "native" and not present:
+        raise SystemExit(f"rocmforge_torch: {variable}=native, but no card was found")
+    return present or DEFAULT_ARCHS[device].split(";")
+
+
+def cuda_arch_flags(archs: list[str]) -> tuple[list[str], list[str]]:
+    """(flags, what the library will hold); the newest architecture also as PTX, which later cards
+    can run."""
+    numbers = [a.removesuffix("+PTX").replace(".", "") for a in archs]
+    newest = max(numbers, key=lambda n: int(n.rstrip("af")))
     flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
-    # The newest architecture also as PTX, which later cards can run.
-    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
+    flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    return flags, [*(f"sm_{n}" for n in numbers), f"compute_{newest}"]
 
 
 def stub_library(name: str, build_dir: Path) -> list[str]:
@@ -243,8 +281,17 @@ def build_gpu(device: str, torch: Torch, out: Path, build_dir: Path) -> None:
         "-fvisibility=hidden",
         "-Wall",
     ]
+    archs = gpu_archs(device)
+    print(f"  architectures: {' '.join(archs)}")
+    if device == "cuda":
+        arch_flags, inside = cuda_arch_flags(archs)
+    else:
+        arch_flags, inside = [f"--offload-arch={arch}" for arch in archs], archs
     for source in sources("ops/*_gpu.cpp"):
-        ninja.compile(source, [*launcher(), *host, *compile_flags])
+        # The one file that knows them, so that another list compiles no other file again.
+        names = [f"'-DROCMFORGE_ARCHITECTURES=\"{' '.join(inside)}\"'"]
+        flags = names if source.stem == "control_gpu" else []
+        ninja.compile(source, [*launcher(), *host, *compile_flags, *flags])
     if device == "cuda":
         nvcc = [
             "nvcc",
@@ -255,12 +302,12 @@ def build_gpu(device: str, torch: Torch, out: Path, build_dir: Path) -> None:
             "-fPIC,-fvisibility=hidden",
             "-Icsrc",
         ]
-        compiler = [*nvcc, "-x", "cu", *cuda_arch_flags()]
+        compiler = [*nvcc, "-x", "cu", *arch_flags]
         link = ["nvcc", "-shared", "-cudart", "static"]
         link_flags = [f.replace("-Wl,", "-Xlinker=") for f in link_flags]
     else:
-        archs = [f"--offload-arch={arch}" for arch in hip_archs()]
-        compiler = ["hipcc", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Icsrc", *archs]
+        hipcc = ["hipcc", "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Icsrc"]
+        compiler = [*hipcc, *arch_flags]
         link = ["hipcc", "-shared"]
     for source in sources("hip/*.hip"):
         ninja.compile(source, [*launcher(), *compiler])

@@ -23,6 +23,8 @@ def load() -> None:
     _load("cpu", required=True)
     if torch.cuda.is_available():
         _load("gpu", required=True)
+        # When the process first uses a GPU; importing this package must not be that.
+        torch.cuda._lazy_call(_warn_of_missing_code)
 
 
 def _load(device: str, required: bool) -> None:
@@ -53,8 +55,92 @@ def set_exact(exact: bool) -> None:
 
 def cpu_instruction_set() -> str:
     """The instruction set that the CPU kernels chose: portable, avx2 or avx512."""
-    if "cpu" not in _loaded:
-        return "none"
-    name = _loaded["cpu"].rocmforge_cpu_instruction_set
-    name.restype = ctypes.c_char_p
-    return str(name().decode())
+    return _text("cpu", "rocmforge_cpu_instruction_set") or "none"
+
+
+def gpu_architectures() -> tuple[str, ...]:
+    """What the GPU library holds code for, e.g. gfx1100, sm_90, or compute_90 (PTX, which later
+    cards compile for themselves); empty without a library."""
+    return tuple(_text("gpu", "rocmforge_gpu_architectures").split())
+
+
+def _text(device: str, function: str) -> str:
+    """What a function of a loaded library says."""
+    if device not in _loaded:
+        return ""
+    call = getattr(_loaded[device], function)
+    call.restype = ctypes.c_char_p
+    return str(call().decode())
+
+
+def architecture(index: int) -> str:
+    """What compilers call the architecture of a GPU: gfx1100, sm_90."""
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        name: str = properties.gcnArchName
+        return name.partition(":")[0]  # behind it stand features, as in gfx90a:sramecc+:xnack-
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def missing_code(index: int) -> str | None:
+    """One sentence if the GPU library holds no code for a GPU, else None.
+
+    Without a GPU library the answer is None too: then the reference runs, and has said so.
+    """
+    inside = gpu_architectures()
+    found = architecture(index)
+    if not inside or any(_runs(code, found) for code in inside):
+        return None
+    if torch.version.hip:
+        build = f"PYTORCH_ROCM_ARCH={found}"
+    else:
+        build = f"TORCH_CUDA_ARCH_LIST={found[3:-1]}.{found[-1]}"
+    name = torch.cuda.get_device_properties(index).name
+    return (
+        f"rocmforge_torch holds no code for cuda:{index}, {name} ({found}), only for "
+        f"{', '.join(inside)}: build it again with `{build} pip install .`"
+    )
+
+
+def _runs(code: str, found: str) -> bool:
+    """Whether code for one architecture runs on another.
+
+    AMD's runs on its own only. NVIDIA's sm_XY runs on later ones of the same X, PTX on all later;
+    with an "a" behind it, on its own only, with an "f" on later ones of the same X.
+    """
+    kind, _, version = code.partition("_")
+    if kind not in ("sm", "compute") or not found.startswith("sm_"):
+        return code == found
+    needs, has = int(version.rstrip("af")), int(found[3:])
+    if version.endswith("a"):
+        return needs == has
+    any_later = kind == "compute" and not version.endswith("f")
+    return needs <= has and (any_later or needs // 10 == has // 10)
+
+
+def _warn_of_missing_code() -> None:
+    """One warning for each GPU that no kernel can start on, before the first one tries."""
+    for index in range(torch.cuda.device_count()):
+        problem = missing_code(index)
+        if problem is not None:
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
+
+
+_checked: set[int] = set()
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a GPU that the library has no code for; every GPU is looked at once.
+
+    Raises:
+        RuntimeError: naming the card, the architectures inside and what to build.
+    """
+    if device.type != "cuda":
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index in _checked:
+        return
+    problem = missing_code(index)
+    if problem is not None:
+        raise RuntimeError(problem)
+    _checked.add(index)

@@ -1,5 +1,7 @@
-// The GPU library's copy of the settings that Python sets (see extension.py).
+// The GPU library's copy of the settings that Python sets, and what Python asks it (see
+// extension.py).
 #include "ops/control.h"
+#include "ops/gpu.h"
 
 namespace rocmforge {
 
@@ -7,8 +9,15 @@ static std::atomic<bool> exact_flag{false};
 
 bool exact() { return exact_flag.load(std::memory_order_relaxed); }
 
+// From the build, e.g. "sm_80 sm_90 compute_90".
+const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
+
 }  // namespace rocmforge
 
-extern "C" __attribute__((visibility("default"))) void rocmforge_set_exact(int value) {
-  rocmforge::exact_flag = value != 0;
+#define ROCMFORGE_EXPORT extern "C" __attribute__((visibility("default")))
+
+ROCMFORGE_EXPORT void rocmforge_set_exact(int value) { rocmforge::exact_flag = value != 0; }
+
+ROCMFORGE_EXPORT const char* rocmforge_gpu_architectures() {
+  return rocmforge::gpu_architectures();
 }

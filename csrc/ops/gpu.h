@@ -11,6 +11,9 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_inde
 
 namespace rocmforge {
 
+// What this library holds code for, e.g. "sm_80 sm_90 compute_90".
+const char* gpu_architectures();
+
 // Makes a tensor's device current and holds its current stream.
 class GpuLaunch {
  public:
@@ -21,7 +24,9 @@ class GpuLaunch {
   gpu::Stream stream() const { return stream_; }
 
   void done(gpu::Status status) const {
-    check(status == nullptr, op_, "the kernel did not start: ", status ? status : "");
+    if (status == nullptr) return;
+    fail(op_, "the kernel did not start: ", status, " (this library holds code for ",
+         gpu_architectures(), "; `rocmforge doctor` says whether that fits the card)");
   }
 
  private:
