@@ -43,8 +43,8 @@ Tensor quant_embedding(const Tensor& ids, const Tensor& qweight, int64_t qtype, 
 }
 
 template <auto Repack>
-Tensor repack(const char* op, const Tensor& from, int64_t qtype) {
-  const QuantTypeInfo& type = check_matrix(op, from, qtype);
+Tensor repack(const char* op, const char* name, const Tensor& from, int64_t qtype) {
+  const QuantTypeInfo& type = check_matrix(op, from, qtype, name);
   const Tensor dense = torch::stable::contiguous(from);
   if (!type.is_quantized()) return torch::stable::clone(dense);
   Tensor out = torch::stable::new_empty(from, from.sizes());
@@ -56,11 +56,11 @@ Tensor repack(const char* op, const Tensor& from, int64_t qtype) {
 }
 
 Tensor pack_weight(const Tensor& qweight, int64_t qtype) {
-  return repack<gpu::pack_weight>("pack_weight", qweight, qtype);
+  return repack<gpu::pack_weight>("pack_weight", "qweight", qweight, qtype);
 }
 
 Tensor unpack_weight(const Tensor& packed, int64_t qtype) {
-  return repack<gpu::unpack_weight>("unpack_weight", packed, qtype);
+  return repack<gpu::unpack_weight>("unpack_weight", "packed", packed, qtype);
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 //
 // A product of a few rows is a matvec with integer dot products. Others expand the weight, part by
 // part, into a bounded scratch tensor for the vendor's GEMM.
+#include "ops/quant_product_gpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 #include "hip/dequantize.h"
 #include "hip/matvec.h"
 #include "ops/control.h"
-#include "ops/quant_gpu.h"
 
 namespace rocmforge {
 namespace {
@@ -95,36 +96,32 @@ void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
                            out.mutable_data_ptr(), launch.stream()}));
 }
 
-Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
-                    const std::optional<Tensor>& bias, int64_t layout) {
-  constexpr const char* op = "quant_matmul";
-  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
-  check_float(op, "x", x);
-  check_dim(op, "x", x, 1);
-  check_device(op, "qweight", qweight, x, "x");
-  const int64_t n = qweight.size(0), k = qweight.size(1) / type.block_bytes * type.block_size;
-  check(last_size(x) == k, op, "x has ", last_size(x), " features but a row of qweight holds ", k,
-        " elements");
-  check(layout == 0 || layout == 1, op,
-        "layout must be 0 (blocks as the file has them) or 1 (packed), got ", layout);
-  check(layout == 0 || qweight.is_contiguous(), op,
-        "qweight must be contiguous in layout 1, as pack_weight returns it");
-  std::optional<Tensor> shift;
-  if (bias) {
-    check_bias(op, *bias, n, x);
-    shift = torch::stable::contiguous(*bias);
-  }
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, n));
-  if (out.numel() == 0) return out;
-  const GpuLaunch launch(op, x);
-  const Weight weight = weight_of(qweight, type, layout);
-  const Tensor* const shifts = shift ? &*shift : nullptr;
+}  // namespace
+
+void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out) {
+  std::optional<Tensor> dense;
+  if (bias) dense = torch::stable::contiguous(*bias);
+  const Tensor* const shifts = dense ? &*dense : nullptr;
+  const int64_t k = weight.matrix.cols;
   const bool few = k > 0 && x.numel() / k <= gpu::kMaxMatvecRows;
   if (few && type.is_quantized() && !exact()) {
     few_rows_product(launch, x, weight, shifts, out);
   } else {
     expanded_product(launch, x, weight, type, shifts, out);
   }
+}
+
+namespace {
+
+Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
+                    const std::optional<Tensor>& bias, int64_t layout) {
+  constexpr const char* op = "quant_matmul";
+  const QuantTypeInfo& type = check_product(op, x, qweight, qtype, bias, layout);
+  Tensor out = torch::stable::new_empty(x, shape_with_last(x, qweight.size(0)));
+  if (out.numel() == 0) return out;
+  const GpuLaunch launch(op, x);
+  quant_product(launch, x, weight_of(qweight, type, layout), type, bias, out);
   return out;
 }
 

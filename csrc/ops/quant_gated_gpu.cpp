@@ -1,0 +1,54 @@
+// Registers quant_matmul_gated for the GPU: the product of all 2F rows, then the activation on its
+// halves.
+#include <torch/csrc/stable/library.h>
+
+#include "hip/activation.h"
+#include "hip/dequantize.h"
+#include "ops/control.h"
+#include "ops/quant_gated_checks.h"
+#include "ops/quant_product_gpu.h"
+
+namespace rocmforge {
+namespace {
+
+// out [rows, f] = act(first half of each row of product [rows, 2f]) * second half.
+void gate_product(const GpuLaunch& launch, const Tensor& product, const std::string& act,
+                  int64_t rows, Tensor& out) {
+  const int64_t f = out.numel() / rows;
+  const auto kernel = act == "silu" ? gpu::silu_mul : gpu::gelu_mul;
+  const bool narrow = product.scalar_type() != out.scalar_type();
+  Tensor gated = narrow ? torch::stable::new_empty(product, std::vector<int64_t>{rows, f}) : out;
+  const gpu::RowLayout halves{1, 2 * f, 0};
+  const char* gate = static_cast<const char*>(product.const_data_ptr());
+  launch.done(kernel(gpu_dtype(product), gate, &halves, gate + f * product.element_size(), &halves,
+                     gated.mutable_data_ptr(), rows, f, launch.stream()));
+  if (!narrow) return;
+  launch.done(gpu::finish_product(gpu_dtype(gated), gated.const_data_ptr(), rows, f,
+                                  gpu::DType::kFloat32, nullptr, gpu_dtype(out),
+                                  out.mutable_data_ptr(), f, launch.stream()));
+}
+
+Tensor quant_matmul_gated(const Tensor& x, const Tensor& qweight_gate_up, int64_t qtype,
+                          const std::string& act, const std::optional<Tensor>& bias,
+                          int64_t layout) {
+  const QuantTypeInfo& type = check_gated_product(x, qweight_gate_up, qtype, act, bias, layout);
+  const int64_t rows_of_weight = qweight_gate_up.size(0), f = rows_of_weight / 2;
+  Tensor out = torch::stable::new_empty(x, shape_with_last(x, f));
+  if (out.numel() == 0) return out;
+  const GpuLaunch launch(kGatedOp, x);
+  const Weight weight = weight_of(qweight_gate_up, type, layout);
+  const int64_t rows = out.numel() / f;
+  const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
+  Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);
+  quant_product(launch, x, weight, type, bias, product);
+  gate_product(launch, product, act, rows, out);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
+  m.impl("quant_matmul_gated", TORCH_BOX(&quant_matmul_gated));
+}
+
+}  // namespace rocmforge
