@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "ops/attention_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
@@ -14,47 +15,6 @@ namespace {
 constexpr const char* op = "attention";
 constexpr int64_t kTileRows = 32;    // query rows, heads of a group included, that share keys
 constexpr int64_t kSplitKeys = 512;  // keys per part where there is one tile of queries
-
-void check_cache(const char* name, const Tensor& cache, const Tensor& q) {
-  if (cache.dim() != 4) fail(op, name, " must be [A, S, Hkv, D], got ", shape_text(cache));
-  check_device(op, name, cache, q, "q");
-}
-
-void check_per_head(const char* name, const std::optional<Tensor>& t, const Tensor& q) {
-  if (!t) return;
-  check_dtype(op, name, *t, ScalarType::Float);
-  check_shape(op, name, *t, {q.size(2)});
-  check_device(op, name, *t, q, "q");
-}
-
-void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& seq_lens,
-                     const std::optional<Tensor>& block_table, int64_t window, double softcap) {
-  if (q.dim() != 4) fail(op, "q must be [B, T, Hq, D], got ", shape_text(q));
-  check_float(op, "q", q);
-  check_float(op, "k_cache", k);
-  check_same_dtype(op, "v_cache", v, k);
-  check_cache("k_cache", k, q);
-  check_cache("v_cache", v, q);
-  const int64_t batch = q.size(0), heads = q.size(2), kv_heads = k.size(2);
-  check_shape(op, "k_cache", k, {k.size(0), k.size(1), kv_heads, q.size(3)});
-  check_shape(op, "v_cache", v, {k.size(0), k.size(1), kv_heads, v.size(3)});
-  check(kv_heads > 0 && heads % kv_heads == 0, op, heads, " heads of q are no multiple of ",
-        kv_heads, " heads of k_cache");
-  check_dtype(op, "seq_lens", seq_lens, ScalarType::Int);
-  check_shape(op, "seq_lens", seq_lens, {batch});
-  check_device(op, "seq_lens", seq_lens, q, "q");
-  if (block_table) {
-    check_dtype(op, "block_table", *block_table, ScalarType::Int);
-    if (block_table->dim() != 2 || block_table->size(0) != batch) {
-      fail(op, "block_table must be [", batch, ", max_blocks], got ", shape_text(*block_table));
-    }
-    check_device(op, "block_table", *block_table, q, "q");
-  } else {
-    check(k.size(0) == batch, op, "k_cache holds ", k.size(0), " sequences, q ", batch);
-  }
-  check(window >= 0, op, "window must not be negative, got ", window);
-  check(softcap >= 0, op, "softcap must not be negative, got ", softcap);
-}
 
 // Lengths and pages must lie within the cache. Returns the longest sequence.
 int64_t check_places(const cpu::AttentionArgs& args, int64_t batch, int64_t num_blocks,
@@ -130,9 +90,8 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                  const Tensor& seq_lens, const std::optional<Tensor>& block_table,
                  std::optional<double> scale, bool causal, int64_t window, double softcap,
                  const std::optional<Tensor>& sinks, const std::optional<Tensor>& alibi_slopes) {
-  check_attention(q, k_cache, v_cache, seq_lens, block_table, window, softcap);
-  check_per_head("sinks", sinks, q);
-  check_per_head("alibi_slopes", alibi_slopes, q);
+  const AttentionCaches caches = check_attention(q, k_cache, v_cache, seq_lens, block_table, window,
+                                                 softcap, sinks, alibi_slopes);
 
   const Tensor queries = contiguous_rows(q), keys = contiguous_rows(k_cache);
   const Tensor values = contiguous_rows(v_cache), lengths = as_contiguous(seq_lens);
@@ -140,11 +99,12 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
   if (block_table) table = contiguous_rows(*block_table);
   if (sinks) sink = as_contiguous(*sinks);
   if (alibi_slopes) slopes = as_contiguous(*alibi_slopes);
-  Tensor out = empty({q.size(0), q.size(1), q.size(2), v_cache.size(3)}, q.scalar_type());
+  Tensor out = empty({q.size(0), q.size(1), q.size(2), caches.value_dim}, q.scalar_type());
 
   cpu::AttentionArgs args = {};
   args.q_dtype = cpu_dtype(q);
-  args.cache_dtype = cpu_dtype(k_cache);
+  args.k_type = caches.k_type;
+  args.v_type = caches.v_type;
   args.q = queries.const_data_ptr();
   args.k = keys.const_data_ptr();
   args.v = values.const_data_ptr();
@@ -157,7 +117,7 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
   args.num_heads = q.size(2);
   args.num_kv_heads = k_cache.size(2);
   args.head_dim = q.size(3);
-  args.value_dim = v_cache.size(3);
+  args.value_dim = caches.value_dim;
   args.seq_lens = static_cast<const int32_t*>(lengths.const_data_ptr());
   if (table) {
     args.block_table = static_cast<const int32_t*>(table->const_data_ptr());

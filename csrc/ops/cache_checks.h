@@ -1,6 +1,8 @@
 #pragma once
 
-#include "ops/checks.h"
+#include <vector>
+
+#include "ops/cache_formats.h"
 
 namespace rocmforge {
 
@@ -27,43 +29,52 @@ inline void check_accumulate(const Tensor& dst, const Tensor& src, const Tensor&
   check_device(op, "offset", offset, dst, "dst");
 }
 
-inline void check_cache(const char* op, const char* name, const char* new_name, const Tensor& cache,
-                        const Tensor& fresh, const Tensor& k) {
-  if (cache.dim() != 4) fail(op, name, " must be [A, S, Hkv, D], got ", shape_text(cache));
-  check_dim(op, new_name, fresh, 2);
-  const int64_t dims = fresh.dim();
-  bool fits = dims == k.dim() && fresh.size(dims - 2) == cache.size(2) &&
-              fresh.size(dims - 1) == cache.size(3);
-  for (int64_t i = 0; fits && i < dims - 2; ++i) fits = fresh.size(i) == k.size(i);
-  if (!fits) {
-    fail(op, new_name, " must have shape [..., ", cache.size(2), ", ", cache.size(3),
-         "] with the same tokens as k, got ", shape_text(fresh));
+// New keys or values and where they go; returns the cache's format.
+inline CacheType check_new_tokens(const char* op, const char* cache_name, const char* name,
+                                  const Tensor& cache, const Tensor& fresh, const Tensor& k) {
+  check_cache(op, cache_name, cache);
+  check_device(op, cache_name, cache, k, "k");
+  check_float(op, name, fresh);
+  check_dim(op, name, fresh, 2);
+  const int64_t head_dim = fresh.size(fresh.dim() - 1);
+  const CacheType type = check_head(op, cache_name, cache, head_dim);
+  std::vector<int64_t> wanted;
+  for (int64_t i = 0; i < k.dim() - 2; ++i) wanted.push_back(k.size(i));
+  wanted.push_back(cache.size(2));
+  wanted.push_back(holds_blocks(cache) ? head_dim : cache.size(3));
+  bool same = fresh.dim() == static_cast<int64_t>(wanted.size());
+  for (int64_t i = 0; same && i < fresh.dim(); ++i) same = fresh.size(i) == wanted[i];
+  if (!same) {
+    fail(op, name, " must have shape ", sizes_text(wanted), ", got ", shape_text(fresh));
   }
-  check_same_dtype(op, new_name, fresh, k);
-  check_device(op, name, cache, k, "k");
-  check_device(op, new_name, fresh, k, "k");
+  check_same_dtype(op, name, fresh, k);
+  check_device(op, name, fresh, k, "k");
+  return type;
 }
 
-// All but the values of the slots; returns the number of tokens.
-inline int64_t check_kv_cache_write(const Tensor& k_cache, const Tensor& v_cache, const Tensor& k,
-                                    const Tensor& v, const Tensor& slots) {
+struct CacheWriteArgs {
+  CacheType k_type, v_type;
+  int64_t tokens;
+};
+
+// All but the values of the slots.
+inline CacheWriteArgs check_kv_cache_write(const Tensor& k_cache, const Tensor& v_cache,
+                                           const Tensor& k, const Tensor& v, const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  check_float(op, "k_cache", k_cache);
-  check_float(op, "k", k);
-  check_cache(op, "k_cache", "k", k_cache, k, k);
-  check_cache(op, "v_cache", "v", v_cache, v, k);
-  check_same_dtype(op, "v_cache", v_cache, k_cache);
+  CacheWriteArgs args = {};
+  args.k_type = check_new_tokens(op, "k_cache", "k", k_cache, k, k);
+  args.v_type = check_new_tokens(op, "v_cache", "v", v_cache, v, k);
   check_shape(op, "v_cache", v_cache,
               {k_cache.size(0), k_cache.size(1), k_cache.size(2), v_cache.size(3)});
   check_dtype(op, "slots", slots, ScalarType::Long);
-  int64_t tokens = 1;
-  for (int64_t i = 0; i < k.dim() - 2; ++i) tokens *= k.size(i);
-  if (slots.numel() != tokens) {
-    fail(op, "slots must have one entry for each of the ", tokens, " tokens of k, got ",
+  args.tokens = 1;
+  for (int64_t i = 0; i < k.dim() - 2; ++i) args.tokens *= k.size(i);
+  if (slots.numel() != args.tokens) {
+    fail(op, "slots must have one entry for each of the ", args.tokens, " tokens of k, got ",
          shape_text(slots));
   }
   check_device(op, "slots", slots, k, "k");
-  return tokens;
+  return args;
 }
 
 }  // namespace rocmforge

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "cpu/quantize/quantize.h"
 #include "ops/cache_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
@@ -59,18 +60,50 @@ void accumulate_(Tensor dst, const Tensor& src, const Tensor& offset) {
   }
 }
 
+// Elements [offset, offset + count) of `fresh`, neighbours, to `target` elements of `cache`.
+class RowWriter {
+ public:
+  RowWriter(const Tensor& cache, CacheType type, const Tensor& fresh)
+      : cache_(cache), fresh_(fresh), type_(type), from_(cpu_dtype(fresh)) {
+    if (!holds_blocks(cache)) return;
+    blocks_ = cpu::find_quantizer(type == CacheType::kQ8_0 ? 8 : 2);
+  }
+
+  void operator()(int64_t offset, int64_t target, int64_t count) const {
+    const void* in = at(fresh_.const_data_ptr(), offset, fresh_);
+    void* out = at(cache_.mutable_data_ptr(), target, cache_);
+    const auto convert = cpu::glue_kernels().convert;
+    if (blocks_ == nullptr) return convert(from_, in, type_, out, count);
+    float values[kCacheBlock];
+    for (int64_t i = 0; i < count; i += kCacheBlock) {
+      convert(from_, at(in, i, fresh_), CacheType::kFloat32, values, kCacheBlock);
+      auto* block = static_cast<uint8_t*>(out) + i / kCacheBlock * blocks_->block_bytes;
+      blocks_->quantize(values, block);
+    }
+  }
+
+ private:
+  const Tensor& cache_;
+  const Tensor& fresh_;
+  CacheType type_;
+  cpu::DType from_;
+  const cpu::Quantizer* blocks_ = nullptr;
+};
+
 // Token i of `fresh` goes to slots[i] of `cache`.
-void write(const Tensor& cache, const Tensor& fresh, const std::vector<int64_t>& slots) {
-  const int64_t heads = cache.size(2), width = cache.size(3), positions = cache.size(1);
+void write(const Tensor& cache, CacheType type, const Tensor& tokens,
+           const std::vector<int64_t>& slots) {
+  const bool blocks = holds_blocks(cache);
+  const Tensor fresh = blocks ? contiguous_rows(tokens) : tokens;
+  const int64_t heads = cache.size(2), width = fresh.size(fresh.dim() - 1);
+  const int64_t positions = cache.size(1);
   if (heads * width == 0) return;
-  const auto kernel = cpu::glue_kernels().convert;
-  const cpu::DType from = cpu_dtype(fresh), to = cpu_dtype(cache);
-  const bool whole_rows = width == 1 || (last_stride(cache) == 1 && last_stride(fresh) == 1);
+  const RowWriter write_row(cache, type, fresh);
+  const bool whole_rows =
+      blocks || width == 1 || (last_stride(cache) == 1 && last_stride(fresh) == 1);
   const int64_t step = whole_rows ? width : 1;
-  const void* in = fresh.const_data_ptr();
-  void* out = cache.mutable_data_ptr();
-  const int64_t tokens = static_cast<int64_t>(slots.size());
-  parallel(tokens, heads * width, [&](int64_t begin, int64_t end) {
+  const int64_t count = static_cast<int64_t>(slots.size());
+  parallel(count, heads * width, [&](int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
       if (slots[token] < 0) continue;
       const int64_t place =
@@ -79,8 +112,7 @@ void write(const Tensor& cache, const Tensor& fresh, const std::vector<int64_t>&
         const int64_t source = row_offset(fresh, token * heads + head, 0);
         const int64_t target = place + head * cache.stride(2);
         for (int64_t i = 0; i < width; i += step) {
-          kernel(from, at(in, source + i * last_stride(fresh), fresh), to,
-                 at(out, target + i * last_stride(cache), cache), step);
+          write_row(source + i * last_stride(fresh), target + i * last_stride(cache), step);
         }
       }
     }
@@ -90,17 +122,17 @@ void write(const Tensor& cache, const Tensor& fresh, const std::vector<int64_t>&
 void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
                      const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  const int64_t tokens = check_kv_cache_write(k_cache, v_cache, k, v, slots);
+  const CacheWriteArgs args = check_kv_cache_write(k_cache, v_cache, k, v, slots);
   const Tensor flat = as_contiguous(slots);
   const int64_t* places = static_cast<const int64_t*>(flat.const_data_ptr());
-  const std::vector<int64_t> targets(places, places + tokens);
+  const std::vector<int64_t> targets(places, places + args.tokens);
   const int64_t room = k_cache.size(0) * k_cache.size(1);
   for (int64_t slot : targets) {
     check(slot < room, op, "slots must be less than the ", room, " places of the cache, got ",
           slot);
   }
-  write(k_cache, k, targets);
-  write(v_cache, v, targets);
+  write(k_cache, args.k_type, k, targets);
+  write(v_cache, args.v_type, v, targets);
 }
 
 }  // namespace

@@ -56,7 +56,9 @@ gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
 void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
                      const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  const int64_t tokens = check_kv_cache_write(k_cache, v_cache, k, v, slots);
+  const int64_t tokens = check_kv_cache_write(k_cache, v_cache, k, v, slots).tokens;
+  check_float(op, "k_cache", k_cache);
+  check_same_dtype(op, "v_cache", v_cache, k_cache);
   const int64_t heads = k_cache.size(2);
   for (const Tensor* cache : {&k_cache, &v_cache}) {
     check(heads * cache->size(3) <= std::numeric_limits<int32_t>::max(), op,

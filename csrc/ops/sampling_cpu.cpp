@@ -31,7 +31,7 @@ Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top
                          row * rows.stride(0) * static_cast<int64_t>(rows.element_size());
       const float* values = reinterpret_cast<const float*>(data);
       if (!converted.empty()) {
-        cpu::glue_kernels().convert(dtype, data, cpu::DType::kFloat32, converted.data(), vocab);
+        cpu::glue_kernels().convert(dtype, data, CacheType::kFloat32, converted.data(), vocab);
         values = converted.data();
       }
       const cpu::SampleParams params = {item<float>(temperature, row),

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from . import reference, value_checks
+from .cache_checks import check_cache, check_head, check_value_head
 from .checks import (
     FLOATS,
     INTS,
     check_device,
     check_dim,
     check_dtype,
-    check_qweight,
     check_out_dtype,
     check_product,
+    check_qweight,
     check_shape,
     known_type,
 )
@@ -89,7 +90,6 @@ def quant_matmul_transposed(g: Tensor, qweight: Tensor, qtype: int) -> Tensor:
 
 
 @define(
-@define(
     "quant_matmul_gated(Tensor x, Tensor qweight_gate_up, int qtype, str act, Tensor? bias=None,"
     " int layout=0) -> Tensor",
     reference.quant_matmul_gated,
@@ -119,6 +119,7 @@ def quant_matmul_gated(
     return x.new_empty((*x.shape[:-1], rows // 2))
 
 
+@define(
     "pack_weight(Tensor qweight, int qtype) -> Tensor",
     reference.pack_weight,
     reference_on="CPU",
@@ -292,17 +293,22 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
     S tokens; k [..., Hkv, Dk], v [..., Hkv, Dv]; slots int64, one per
     token in the order of k's leading dimensions: slot = a * S + s, a negative slot is skipped.
     Two tokens must not share a slot.
+
+    A cache's dtype says how it stores numbers, k_cache's and v_cache's independently: a float, or
+    float8_e4m3fn (too large numbers become the largest) or float8_e5m2, rounded to the nearest; or
+    uint8 for GGML blocks of 32 values, q8_0 [A, S, Hkv, D/32 * 34] or q4_0 [A, S, Hkv, D/32 * 18].
     """
     op = "kv_cache_write_"
-    check_dtype(op, "k_cache", k_cache, FLOATS)
-    check_dtype(op, "k", k, FLOATS)
     for name, cache, new in (("k", k_cache, k), ("v", v_cache, v)):
-        check(cache.dim() == 4, op, f"{name}_cache must be [A, S, Hkv, D], got {list(cache.shape)}")
-        check_dim(op, name, new, 2)
-        check_shape(op, name, new, [*k.shape[:-2], *cache.shape[2:]])
-        check_dtype(op, f"{name}_cache", cache, (k_cache.dtype,))
-        check_dtype(op, name, new, (k.dtype,))
+        check_cache(op, f"{name}_cache", cache)
         check_device(op, f"{name}_cache", cache, k, "k")
+        check_dtype(op, name, new, FLOATS)
+        check_dim(op, name, new, 2)
+        head_dim = new.shape[-1]
+        stored = check_head(op, f"{name}_cache", cache, head_dim)
+        wanted = cache.shape[3] if stored.blocks is None else head_dim
+        check_shape(op, name, new, [*k.shape[:-2], cache.shape[2], wanted])
+        check_dtype(op, name, new, (k.dtype,))
         check_device(op, name, new, k, "k")
     check_shape(op, "v_cache", v_cache, [*k_cache.shape[:3], v_cache.shape[3]])
     check_dtype(op, "slots", slots, (torch.int64,))
@@ -340,23 +346,25 @@ def attention(
     q [B, T, Hq, D]; k_cache [B, S, Hkv, D] and v_cache [B, S, Hkv, Dv], or pages
     [num_blocks, block_size, Hkv, D] with block_table int32 [B, max_blocks]. seq_lens int32 [B]
     counts the valid keys of each sequence, the T new ones included: query t stands at position
-    seq_lens[b] - T + t. scale defaults to 1/sqrt(D). window > 0: a query sees the last `window`
-    positions, its own included. softcap > 0: scores become softcap * tanh(score / softcap).
-    sinks float32 [Hq]: one more logit per head in the softmax's denominator. alibi_slopes float32
-    [Hq]: slope * (key position - query position) is added to the scores.
+    seq_lens[b] - T + t. Caches may have any format of kv_cache_write_, k_cache and v_cache each.
+    scale defaults to 1/sqrt(D). window > 0: a query sees the last `window` positions, its own
+    included. softcap > 0: scores become softcap * tanh(score / softcap). sinks float32 [Hq]: one
+    more logit per head in the softmax's denominator. alibi_slopes float32 [Hq]: slope * (key
+    position - query position) is added to the scores.
     """
     op = "attention"
     check(q.dim() == 4, op, f"q must be [B, T, Hq, D], got {list(q.shape)}")
     check_dtype(op, "q", q, FLOATS)
-    check_dtype(op, "k_cache", k_cache, FLOATS)
-    check_dtype(op, "v_cache", v_cache, (k_cache.dtype,))
     for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        check(cache.dim() == 4, op, f"{name} must be [A, S, Hkv, D], got {list(cache.shape)}")
+        check_cache(op, name, cache)
         check_device(op, name, cache, q, "q")
     b, _, hq, d = q.shape
     hkv = k_cache.shape[2]
-    check_shape(op, "k_cache", k_cache, [*k_cache.shape[:3], d])
+    if check_head(op, "k_cache", k_cache, d).blocks is None:
+        check_shape(op, "k_cache", k_cache, [*k_cache.shape[:3], d])
     check_shape(op, "v_cache", v_cache, [*k_cache.shape[:3], v_cache.shape[3]])
+    value_dim = check_value_head(op, "v_cache", v_cache, d)
+    check_head(op, "v_cache", v_cache, value_dim)
     check(hkv > 0 and hq % hkv == 0, op, f"{hq} query heads are no multiple of {hkv} key heads")
     check_dtype(op, "seq_lens", seq_lens, (torch.int32,))
     check_shape(op, "seq_lens", seq_lens, [b])
@@ -365,17 +373,20 @@ def attention(
         check(k_cache.shape[0] == b, op, f"k_cache holds {k_cache.shape[0]} sequences, q {b}")
     else:
         check_dtype(op, "block_table", block_table, (torch.int32,))
-        check(block_table.dim() == 2, op, "block_table must be [B, max_blocks]")
-        check_shape(op, "block_table", block_table, [b, block_table.shape[1]])
+        check(
+            block_table.dim() == 2 and block_table.shape[0] == b,
+            op,
+            f"block_table must be [{b}, max_blocks], got {list(block_table.shape)}",
+        )
         check_device(op, "block_table", block_table, q, "q")
     check(window >= 0, op, f"window must not be negative, got {window}")
-    check(softcap >= 0, op, f"softcap must not be negative, got {softcap}")
+    check(softcap >= 0, op, f"softcap must not be negative, got {softcap:f}")
     for name, per_head in (("sinks", sinks), ("alibi_slopes", alibi_slopes)):
         if per_head is not None:
             check_dtype(op, name, per_head, (torch.float32,))
             check_shape(op, name, per_head, [hq])
             check_device(op, name, per_head, q, "q")
-    return q.new_empty((*q.shape[:3], v_cache.shape[3]))
+    return q.new_empty((*q.shape[:3], value_dim))
 
 
 @define(

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "common/cache_type.h"
 #include "cpu/kernels/dtype.h"
 
 namespace rocmforge::cpu {
@@ -43,9 +44,10 @@ struct RopeArgs {
 };
 
 // Arguments of `attention`; see the op for their meaning. Strides of (batch or block, position,
-// head) and of (batch, token, head).
+// head) and of (batch, token, head), in elements of the tensor: bytes where it holds blocks.
 struct AttentionArgs {
-  DType q_dtype, cache_dtype;
+  DType q_dtype;
+  CacheType k_type, v_type;
   const void *q, *k, *v;
   int64_t q_strides[3], k_strides[3], v_strides[3];
   int64_t num_queries, num_heads, num_kv_heads, head_dim, value_dim;
@@ -91,8 +93,8 @@ struct GlueKernels {
   // dst[i] += src[i]
   void (*accumulate)(DType dtype, const void* src, void* dst, int64_t count);
 
-  // dst[i] = src[i], converted.
-  void (*convert)(DType from, const void* src, DType to, void* dst, int64_t count);
+  // dst[i] = src[i], converted; `to` is a type without blocks.
+  void (*convert)(DType from, const void* src, CacheType to, void* dst, int64_t count);
 
   // Floats of scratch that a tile of `rows` query rows (queries times heads per key head) needs.
   int64_t (*attention_scratch)(const AttentionArgs& args, int64_t rows);

@@ -1,8 +1,10 @@
 // Attention with an online softmax: keys are visited in blocks, and per query row the running
 // maximum, denominator and numerators are kept (Milakov and Gimelshein, 2018; Dao et al., 2022).
 #include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/float8.h"
 #include "cpu/kernels/glue_functions.h"
 #include "cpu/kernels/glue_math.h"
+#include "cpu/kernels/kernels.h"
 
 namespace rocmforge::cpu::ROCMFORGE_ISA {
 namespace {
@@ -70,20 +72,59 @@ void start_rows(const AttentionArgs& args, const AttentionTile& tile, const Stat
   }
 }
 
-// Keys or values of positions [begin, begin + count) as float32 rows.
-template <typename T>
-void load_cache(const AttentionArgs& args, const AttentionTile& tile, const void* cache,
-                const int64_t (&strides)[3], int64_t width, int64_t begin, int64_t count,
-                float* out, int64_t out_width) {
-  const T* head = static_cast<const T*>(cache) + tile.kv_head * strides[2];
+// Keys or values as they are stored, and as float32 rows.
+struct Cache {
+  CacheType type;
+  const void* data;
+  const int64_t (&strides)[3];
+  int64_t width;
+  float* out;
+  int64_t out_width;
+};
+
+// Calls f(row, out) with positions [begin, begin + count).
+template <typename T, typename F>
+RF_INLINE void for_positions(const AttentionArgs& args, const AttentionTile& tile,
+                             const Cache& cache, int64_t begin, int64_t count, F f) {
+  const T* head = static_cast<const T*>(cache.data) + tile.kv_head * cache.strides[2];
   for (int64_t i = 0; i < count; ++i) {
     int64_t block = tile.batch, position = begin + i;
     if (args.block_table) {
       block = args.block_table[tile.batch * args.table_stride + position / args.block_size];
       position %= args.block_size;
     }
-    load_row(head + block * strides[0] + position * strides[1], width, out + i * out_width);
+    f(head + block * cache.strides[0] + position * cache.strides[1],
+      cache.out + i * cache.out_width);
   }
+}
+
+// GGML's number of a type of blocks, -1 of another.
+int blocks_type(CacheType type) {
+  switch (type) {
+    case CacheType::kQ8_0:
+      return 8;
+    case CacheType::kQ4_0:
+      return 2;
+    default:
+      return -1;
+  }
+}
+
+void load_cache(const AttentionArgs& args, const AttentionTile& tile, const Cache& cache,
+                int64_t begin, int64_t count) {
+  if (const QuantTypeKernels* blocks = kQuant.find(blocks_type(cache.type))) {
+    const int64_t num_blocks = cache.width / blocks->block_size;
+    for_positions<uint8_t>(args, tile, cache, begin, count,
+                           [&](const uint8_t* row, float* out)
+                               RF_INLINE_LAMBDA { blocks->dequantize(row, num_blocks, out); });
+    return;
+  }
+  with_plain_cache(cache.type, [&](auto element) {
+    using T = decltype(element);
+    for_positions<T>(args, tile, cache, begin, count,
+                     [&](const T* row, float* out)
+                         RF_INLINE_LAMBDA { load_row(row, cache.width, out); });
+  });
 }
 
 struct Range {
@@ -152,13 +193,11 @@ void softmax_row(const AttentionArgs& args, const AttentionTile& tile, const Sta
 
 void visit_block(const AttentionArgs& args, const AttentionTile& tile, const State& state,
                  int64_t begin, int64_t count) {
-  with_element(args.cache_dtype, [&](auto element) {
-    using T = decltype(element);
-    load_cache<T>(args, tile, args.k, args.k_strides, args.head_dim, begin, count, state.k,
-                  state.k_width);
-    load_cache<T>(args, tile, args.v, args.v_strides, args.value_dim, begin, count, state.v,
-                  state.v_width);
-  });
+  const Cache keys = {args.k_type, args.k, args.k_strides, args.head_dim, state.k, state.k_width};
+  const Cache values = {args.v_type,    args.v,  args.v_strides,
+                        args.value_dim, state.v, state.v_width};
+  load_cache(args, tile, keys, begin, count);
+  load_cache(args, tile, values, begin, count);
   products(state.q, state.rows, state.k, count, state.k_width, state.scores, kKeyBlock);
   for (int64_t row = 0; row < state.rows; ++row) {
     Range seen = visible(args, tile, tile.first_query + row / state.group);

@@ -1,3 +1,4 @@
+#include "cpu/kernels/float8.h"
 #include "cpu/kernels/glue_functions.h"
 #include "cpu/kernels/glue_math.h"
 
@@ -51,9 +52,9 @@ void accumulate(DType dtype, const void* src, void* dst, int64_t count) {
   });
 }
 
-void convert(DType from, const void* src, DType to, void* dst, int64_t count) {
+void convert(DType from, const void* src, CacheType to, void* dst, int64_t count) {
   with_element(from, [&](auto source) {
-    with_element(to, [&](auto target) {
+    with_plain_cache(to, [&](auto target) {
       const auto* in = static_cast<const decltype(source)*>(src);
       auto* out = static_cast<decltype(target)*>(dst);
       int64_t i = 0;

@@ -12,7 +12,7 @@ void rope(const RopeArgs& args, int64_t begin, int64_t end, float* scratch);
 void gated(DType dtype, Activation activation, const Rows& gate, const Rows& up, void* out,
            int64_t width, int64_t begin, int64_t end);
 void accumulate(DType dtype, const void* src, void* dst, int64_t count);
-void convert(DType from, const void* src, DType to, void* dst, int64_t count);
+void convert(DType from, const void* src, CacheType to, void* dst, int64_t count);
 int64_t attention_scratch(const AttentionArgs& args, int64_t rows);
 void attention(const AttentionArgs& args, const AttentionTile& tile, float* scratch,
                float* partial);

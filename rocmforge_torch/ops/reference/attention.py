@@ -6,6 +6,8 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
+from .cache_formats import cache_format, cache_head_dim
+
 
 def attention(
     q: Tensor,
@@ -20,6 +22,9 @@ def attention(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
+    value_dim = cache_head_dim(v_cache, q.shape[-1])
+    k_cache = cache_format(k_cache, q.shape[-1]).decode(k_cache)
+    v_cache = cache_format(v_cache, value_dim).decode(v_cache)
     if block_table is not None:
         k_cache, v_cache = _gather(k_cache, block_table), _gather(v_cache, block_table)
     num_queries, num_heads, num_keys = q.shape[1], q.shape[2], k_cache.shape[1]
@@ -40,8 +45,8 @@ def attention(
 
     # What stands behind seq_lens was never written: it may hold anything, NaN included.
     valid = valid[:, :, None, None]
-    k = repeat(k_cache.float().where(valid, 0), "b s h d -> b s (h g) d", g=group)
-    v = repeat(v_cache.float().where(valid, 0), "b s h d -> b s (h g) d", g=group)
+    k = repeat(k_cache.where(valid, 0), "b s h d -> b s (h g) d", g=group)
+    v = repeat(v_cache.where(valid, 0), "b s h d -> b s (h g) d", g=group)
 
     score = einsum(q.float(), k, "b t h d, b s h d -> b h t s") * scale
     if softcap > 0:

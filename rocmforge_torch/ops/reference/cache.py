@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cache_formats import cache_format
+
 
 def accumulate_(dst: Tensor, src: Tensor, offset: Tensor) -> None:
     rows = offset.reshape(()) + torch.arange(src.shape[0], device=dst.device)
@@ -17,4 +19,7 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
     block, position = slots[token] // k_cache.shape[1], slots[token] % k_cache.shape[1]
     for cache, new in ((k_cache, k), (v_cache, v)):
         rows = new.reshape(-1, *new.shape[-2:])[token]
-        cache[block, position] = rows.to(cache.dtype)
+        stored = cache_format(cache, new.shape[-1]).encode(rows)
+        if cache.dtype.itemsize == 1:  # torch cannot index 8-bit floats everywhere
+            cache, stored = cache.view(torch.uint8), stored.view(torch.uint8)
+        cache[block, position] = stored

@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rocmforge_torch.ops.reference.cache_formats import CACHE_FORMATS
+
 from .base import FLOATS, BadSample, BadSamples, Sample, Samples, randn, strided
+
+# Formats of keys and of values.
+FORMAT_PAIRS = (
+    ("fp8", "fp8"),
+    ("fp8_e5m2", "fp8_e5m2"),
+    ("q8_0", "q8_0"),
+    ("q4_0", "q4_0"),
+    ("f16", "q8_0"),
+    ("q8_0", "bf16"),
+    ("q4_0", "fp8"),
+)
 
 
 def lengths(*values: int) -> Tensor:
@@ -23,16 +36,22 @@ def call(
     value_dim: int | None = None,
     q_dtype: torch.dtype = torch.float32,
     cache_dtype: torch.dtype = torch.float32,
+    formats: tuple[str, str] | None = None,
     **options: Any,
 ) -> Sample:
-    """A call on random tensors; what lies behind seq_lens in the caches is NaN."""
+    """A call on random tensors; what lies behind seq_lens in the caches is NaN.
+
+    formats: of keys and of values, in place of cache_dtype.
+    """
     batch = len(seq_lens)
     q = randn(batch, queries, heads, head_dim, dtype=q_dtype)
     k = randn(batch, keys, kv_heads, head_dim, dtype=cache_dtype)
     v = randn(batch, keys, kv_heads, value_dim or head_dim, dtype=cache_dtype)
     for b, length in enumerate(seq_lens):
         k[b, length:] = v[b, length:] = float("nan")
-    return Sample((q, k, v, lengths(*seq_lens)), options)
+    if formats is not None:
+        k, v = (CACHE_FORMATS[name].encode(x) for name, x in zip(formats, (k, v), strict=True))
+    return Sample((q, k, v, lengths(*seq_lens)), options, " ".join(formats or ()))
 
 
 def paged(sample: Sample, block_size: int) -> Sample:
@@ -44,11 +63,13 @@ def paged(sample: Sample, block_size: int) -> Sample:
     table = order[: batch * per_sequence].reshape(batch, per_sequence)
 
     def cut(cache: Tensor) -> Tensor:
-        pages = torch.full((len(order), block_size, *cache.shape[2:]), float("nan")).to(cache.dtype)
+        # As bytes: torch cannot index 8-bit floats. 255 everywhere is NaN in every format.
+        rows = cache.view(torch.uint8)
+        pages = rows.new_full((len(order), block_size, *rows.shape[2:]), 255)
         for position in range(keys):
             page = table[:, position // block_size]
-            pages[page, position % block_size] = cache[:, position]
-        return pages
+            pages[page, position % block_size] = rows[:, position]
+        return pages.view(cache.dtype)
 
     used = torch.arange(per_sequence) * block_size < seq_lens[:, None]
     block_table = table.where(used, -1).int()  # nobody looks at the rest
@@ -59,6 +80,11 @@ def attention() -> Iterator[Sample]:
     for q_dtype in FLOATS:
         for cache_dtype in FLOATS:
             yield call(queries=3, q_dtype=q_dtype, cache_dtype=cache_dtype)
+    for formats in FORMAT_PAIRS:
+        yield call(queries=3, head_dim=64, value_dim=96, formats=formats)
+        yield paged(call(head_dim=64, formats=formats, q_dtype=torch.bfloat16), block_size=4)
+    yield call(keys=1200, seq_lens=(1200, 513), head_dim=128, formats=("q8_0", "q4_0"))
+    yield call(queries=70, keys=150, seq_lens=(150, 71), head_dim=96, formats=("q4_0", "q8_0"))
     for heads, kv_heads in ((1, 1), (6, 2), (5, 1), (3, 3)):
         yield call(heads=heads, kv_heads=kv_heads, head_dim=33, value_dim=17)
     for options in (
@@ -105,8 +131,20 @@ def bad_attention() -> Iterator[BadSample]:
 
     yield bad(r"q must be \[B, T, Hq, D\], got \[3, 4, 32\]", q=q[0])
     yield bad("q must be float32 or", q=q.double())
-    yield bad("k_cache must be float32 or", k_cache=k.double())
-    yield bad("v_cache must be float32, got float16", v_cache=v.half())
+    yield bad("k_cache must be float32 or .* or uint8, got float64", k_cache=k.double())
+    blocks = torch.zeros(2, 20, 2, 34, dtype=torch.uint8)
+    yield bad(
+        "v_cache must have whole q8_0 blocks of 34 bytes .* got 33",
+        v_cache=blocks[..., 1:].contiguous(),
+    )
+    yield bad(
+        "k_cache must have 34 bytes a head .q8_0. or 18 .* got 68",
+        k_cache=blocks.repeat(1, 1, 1, 2),
+    )
+    yield bad(
+        "k_cache holds blocks: heads must .* of 32 values, got 31", k_cache=blocks, q=q[..., 1:]
+    )
+    yield bad("v_cache holds blocks: its last stride must be 1", v_cache=blocks.mT.contiguous().mT)
     yield bad(r"k_cache must be \[A, S, Hkv, D\], got \[20", k_cache=k[0])
     yield bad(r"v_cache must be \[A, S, Hkv, D\], got \[20", v_cache=v[0])
     yield bad(r"k_cache must have shape \[2, 20, 2, 32\], got \[2, 20, 2, 31\]", k_cache=k[..., 1:])
