@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from op_samples import SAMPLES, Sample
-from test_contract import EXACT, OPS, assert_same, memory, op_of, outputs
+from op_samples import BAD_SAMPLES, SAMPLES, BadSample, Sample
+from test_contract import EXACT, OPS, assert_same, memory, op_of, outputs, refused
 from torch import Tensor
 
 from rocmforge_torch.ops import reference
@@ -65,3 +65,20 @@ def test_a_hundred_runs_give_the_same_bits(name: str) -> None:
         got = outputs(op_of(name)(*call.args, **call.kwargs), call)
         first = first or got
         assert all(same_bits(a, b) for a, b in zip(got, first, strict=True))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_gpu_refuses_bad_input_with_the_sentence_of_the_cpu(name: str) -> None:
+    """Not the values that say where to read: those are not looked at on a GPU."""
+    for bad in BAD_SAMPLES[name]():
+        if bad.on_meta:
+            moved = moved_to_gpu(Sample(bad.args, bad.kwargs))
+            on_gpu = BadSample(moved.args, bad.match, moved.kwargs)
+            assert refused(op_of(name), name, on_gpu) == refused(op_of(name), name, bad)
+
+
+def test_arguments_on_two_devices_get_the_sentence_of_the_shape_function() -> None:
+    x, qweight = torch.randn(2, 32), torch.zeros(4, 34, dtype=torch.uint8)
+    sentence = "qweight is on cpu but x is on cuda:0; they must be on one device"
+    with pytest.raises(RuntimeError, match=sentence):
+        torch.ops.rocmforge.quant_matmul(x.cuda(), qweight, 8)
