@@ -256,7 +256,7 @@ def random_parameters(batch: int) -> tuple[Tensor, ...]:
         pick([0.0, 0.3, 0.8, 1.0, 1.7, 50.0]).float(),
         pick([0, 0, 1, 2, 40, 300, 1900, 10**6]).long(),
         pick([1.0, 1.0, 0.0, 0.3, 0.9, 0.95, 0.999]).float(),
-        pick([0.0, 0.0, 0.02, 0.3, 1.0]).float(),
+        pick([0.0, 0.0, 0.02, 0.3, 1.0, 1.5]).float(),
         seed,
         step,
     )
@@ -275,8 +275,9 @@ def test_sample_chooses_what_the_cpu_does(vocab: int, spread: float) -> None:
         assert not different, [(row, [arg[row].item() for arg in args]) for row in different[:3]]
 
 
-@pytest.mark.parametrize("vocab", [151_936, 262_144, 600_001])
+@pytest.mark.parametrize("vocab", [151_936, 262_144, 2**19, 600_001, 2**20 + 1])
 def test_sample_of_real_vocabularies(vocab: int) -> None:
+    """And larger ones, whose weights fill 64 bits where all tokens are equal."""
     for spread in (0.0, 0.5, 4.0):
         logits, args = spread * torch.randn(12, vocab), random_parameters(12)
         wanted = torch.ops.rocmforge.sample(logits, *args)
