@@ -1,4 +1,4 @@
-"""Every op of the contract on the GPU: opcheck, and memory with bands round every tensor."""
+"""Every op of the contract on the GPU: opcheck, graphs, devices, bands round every tensor."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def moved(sample: Sample, memory: GuardedMemory) -> Sample:
     return Sample(tuple(guarded(a, memory) for a in sample.args), kwargs, sample.name)
 
 
-@on_every_op
-def test_opcheck(name: str) -> None:
+def picked(name: str, count: int) -> list[Sample]:
+    """So many samples of an op, spread over its list."""
     every = list(SAMPLES[name]())
-    memory = GuardedMemory("cuda")  # not entered: what the op allocates is its own
-    for sample in every[:: -(-len(every) // OPCHECKS_PER_OP)]:
-        call = moved(sample.copy(), memory)
-        torch.library.opcheck(op_of(name), call.args, call.kwargs)
+    return every[:: -(-len(every) // count)]
+
+
+def results(name: str, call: Sample) -> list[Tensor]:
+    """What the op returns, and its arguments afterwards."""
+    return outputs(op_of(name)(*call.args, **call.kwargs), call)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -43,6 +45,14 @@ def written(name: str, call: Sample) -> list[Tensor]:
 
 
 @on_every_op
+def test_opcheck(name: str) -> None:
+    memory = GuardedMemory("cuda")  # not entered: what the op allocates is its own
+    for sample in picked(name, OPCHECKS_PER_OP):
+        call = moved(sample.copy(), memory)
+        torch.library.opcheck(op_of(name), call.args, call.kwargs)
+
+
+@on_every_op
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
 def test_nothing_outside_is_read_or_written(
     name: str, exact: bool, count_cases: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
@@ -53,14 +63,43 @@ def test_nothing_outside_is_read_or_written(
     failed = []
     for number, sample in enumerate(samples):
         plain = moved(sample.copy(), GuardedMemory("cuda"))
-        wanted = outputs(op_of(name)(*plain.args, **plain.kwargs), plain)
+        wanted = results(name, plain)
         with GuardedMemory("cuda") as memory:
             call = moved(sample.copy(), memory)
             for argument in written(name, call):
                 memory.may_change(argument)
-            got = outputs(op_of(name)(*call.args, **call.kwargs), call)
+            got = results(name, call)
             same = all(map(same_bits, got, wanted))
             faults = memory.faults() + ([] if same else ["other results than of an ordinary call"])
         failed += [f"{name}[{number}] {sample.name}: {fault}" for fault in faults]
     count_cases(len(samples))
     assert not failed, "\n".join(failed)
+
+
+@on_every_op
+def test_a_captured_call_replays(name: str) -> None:
+    """No op waits for the GPU or allocates behind a graph's back: replay gives the same bits."""
+    for sample in picked(name, 4):
+        memory = GuardedMemory("cuda")
+        wanted = results(name, moved(sample.copy(), memory))
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            results(name, moved(sample.copy(), memory))
+        torch.cuda.synchronize()
+        call, graph = moved(sample.copy(), memory), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = results(name, call)
+        graph.replay()
+        assert all(map(same_bits, got, wanted)), f"{name} {sample.name}"
+
+
+@on_every_op
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_another_device_than_the_current_one(name: str) -> None:
+    torch.cuda.set_device(0)
+    for sample in picked(name, 2):
+        wanted = results(name, moved(sample.copy(), GuardedMemory("cuda:0")))
+        got = results(name, moved(sample.copy(), GuardedMemory("cuda:1")))
+        assert torch.cuda.current_device() == 0
+        assert all(out.device.index == 1 for out in got)
+        assert all(map(same_bits, (out.cpu() for out in got), (out.cpu() for out in wanted)))
