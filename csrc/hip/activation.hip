@@ -2,25 +2,14 @@
 #include "hip/chunks.h"
 #include "hip/convert.h"
 #include "hip/dispatch.h"
+#include "hip/gates.h"
 
 namespace rocmforge::gpu {
 namespace {
 
 constexpr int kThreads = 256;
 
-struct Silu {
-  static __device__ __forceinline__ float of(float x) { return x / (1.0f + expf(-x)); }
-};
-
-// 0.5 * x * (1 + tanh(u)) = x * sigmoid(2u), which does not cancel.
-struct Gelu {
-  static __device__ __forceinline__ float of(float x) {
-    constexpr float kTwiceSqrt2OverPi = 1.5957691216057308f;
-    return x / (1.0f + expf(-kTwiceSqrt2OverPi * (x + 0.044715f * x * x * x)));
-  }
-};
-
-template <typename Activation, typename T, bool kVectors>
+template <typename Gate, typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
     gated_kernel(const T* __restrict__ gate, RowLayout gate_rows, const T* __restrict__ up,
                  RowLayout up_rows, T* __restrict__ out, int64_t rows, int width,
@@ -35,13 +24,13 @@ __global__ void __launch_bounds__(kThreads)
     load_chunk<kThreads, kVectors>(up + row_offset(up_rows, row), width, first, lane, ups);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      gates[j] = from_float<T>(Activation::of(to_float(gates[j])) * to_float(ups[j]));
+      gates[j] = from_float<T>(Gate::of(to_float(gates[j])) * to_float(ups[j]));
     }
     store_chunk<kThreads, kVectors>(gates, width, first, lane, out + row * width);
   }
 }
 
-template <typename Activation>
+template <typename Gate>
 Status gated(DType dtype, const void* gate, const RowLayout& gate_rows, const void* up,
              const RowLayout& up_rows, void* out, int64_t rows, int64_t width, Stream stream) {
   if (rows == 0 || width == 0) return nullptr;
@@ -55,7 +44,7 @@ Status gated(DType dtype, const void* gate, const RowLayout& gate_rows, const vo
       constexpr bool kVectors = decltype(vectors)::value;
       constexpr int kStep = kThreads * kStepElements<T, kVectors>;
       const int blocks = static_cast<int>((width + kStep - 1) / kStep);
-      gated_kernel<Activation, T, kVectors>
+      gated_kernel<Gate, T, kVectors>
           <<<grid_size(rows * blocks), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
               static_cast<const T*>(gate), gate_rows, static_cast<const T*>(up), up_rows,
               static_cast<T*>(out), rows, static_cast<int>(width), blocks);

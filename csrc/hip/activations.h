@@ -1,25 +1,133 @@
-// Activations rounded to 8 bits, for integer dot products.
+// Rows of activations in LDS, rounded to 8 bits, in the order in which a wave uses them.
+//
+// Lane l of a wave works at step s of a row of weights when lane l + 1 works at step s + 1. What
+// belongs to group g of 32 such steps stands side by side, so that the reads of a wave are whole
+// lines of LDS: see slot().
 #pragma once
 
+#include "hip/convert.h"
 #include "hip/launch.h"
+#include "hip/quants/table.h"
 
 namespace rocmforge::gpu {
 
-// Rows of `cols` activations, cols a multiple of 32.
-struct QuantActivations {
-  int8_t* codes;  // [rows, cols], 16-byte aligned
-  float* scales;  // [rows, cols / 32]
-  float* sums;    // [rows, cols / 16]: scale * sum of 16 codes
+// kRows rows for weights of type T.
+template <class T, int kRows>
+struct LdsActivations {
+  static constexpr int kUnits = T::kGroups / T::kSpan;  // of a step: what has a scale of its own
+  static constexpr bool kSums = T::kOffset != 0 || T::kMins;
+  // The scale; then the sum of what the codes stand for, times -kOffset if the type has one.
+  using Factor = std::conditional_t<kSums, float2, float>;
+
+  uint4* codes;     // [kRows, slots]: 16 signed bytes
+  Factor* factors;  // [kRows, slots / kSpan]
+  int slots;
+
+  static constexpr int slots_for(int cols) {
+    return (cols / (16 * T::kGroups) + 31) / 32 * 32 * T::kGroups;
+  }
+  static constexpr int bytes_for(int cols) {
+    return kRows * slots_for(cols) * (16 + static_cast<int>(sizeof(Factor)) / T::kSpan);
+  }
+
+  // `lds` has bytes_for(cols) bytes, 16-byte aligned.
+  __device__ __forceinline__ LdsActivations(uint8_t* lds, int cols)
+      : codes(reinterpret_cast<uint4*>(lds)),
+        factors(reinterpret_cast<Factor*>(lds + kRows * slots_for(cols) * 16)),
+        slots(slots_for(cols)) {}
+
+  // Where number g of kPer things of step s stands.
+  template <int kPer>
+  static __device__ __forceinline__ int slot(int s, int g) {
+    return (s / 32 * kPer + g) * 32 + s % 32;
+  }
+  __device__ __forceinline__ uint4 codes_at(int row, int s, int group) const {
+    return codes[row * slots + slot<T::kGroups>(s, group)];
+  }
+  __device__ __forceinline__ Factor factor_at(int row, int s, int unit) const {
+    return factors[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
+  }
+
+  // By all threads of a block, who then have to meet. x [kRows, cols] is contiguous.
+  __device__ __forceinline__ void fill(DType dtype, const void* x, int cols) const {
+    // Whole waves go round, for the shuffles.
+#pragma unroll 1
+    for (int first = 0; first < cols; first += kThreadCodes * static_cast<int>(blockDim.x)) {
+      const int col = first + kThreadCodes * static_cast<int>(threadIdx.x);
+#pragma unroll 1
+      for (int row = 0; row < kRows; ++row) {
+        float values[kThreadCodes] = {};
+        if (col < cols) load(dtype, x, static_cast<int64_t>(row) * cols + col, values);
+        round(row, col, col < cols, values);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kThreadCodes = 4;  // of a thread; eight threads share a scale
+
+  static __device__ __forceinline__ void load(DType dtype, const void* x, int64_t at,
+                                              float (&values)[kThreadCodes]) {
+    switch (dtype) {
+      case DType::kFloat32:
+        return load(static_cast<const float*>(x) + at, values);
+      case DType::kFloat16:
+        return load(static_cast<const __half*>(x) + at, values);
+      case DType::kBFloat16:
+        return load(static_cast<const gpu_bfloat16*>(x) + at, values);
+    }
+  }
+  template <typename In>
+  static __device__ __forceinline__ void load(const In* from, float (&values)[kThreadCodes]) {
+#pragma unroll
+    for (int i = 0; i < kThreadCodes; ++i) values[i] = to_float(from[i]);
+  }
+
+  __device__ __forceinline__ void round(int row, int col, bool inside,
+                                        const float (&values)[kThreadCodes]) const {
+    // As integers the magnitudes are ordered with NaN above infinity, so that neither is lost.
+    uint32_t largest = 0;
+#pragma unroll
+    for (const float value : values) {
+      const uint32_t magnitude = __float_as_uint(fabsf(value));
+      largest = magnitude > largest ? magnitude : largest;
+    }
+#pragma unroll
+    for (int mask = 32 / kThreadCodes / 2; mask > 0; mask /= 2) {
+      const uint32_t other = wave_shuffle_xor(largest, mask);
+      largest = other > largest ? other : largest;
+    }
+    const float scale = __uint_as_float(largest) / 127.0f;
+    uint32_t packed = 0;
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < kThreadCodes; ++i) {
+      // A subnormal scale is coarse: the quotient may pass 127.
+      const float quotient = scale > 0.0f ? fminf(fmaxf(values[i] / scale, -127.0f), 127.0f) : 0.0f;
+      const int code = __float2int_rn(quotient);
+      packed |= (static_cast<uint32_t>(code) & 255) << (8 * i);
+      sum += code;
+    }
+#pragma unroll
+    for (int mask = 16 * T::kSpan / kThreadCodes / 2; mask > 0; mask /= 2) {
+      sum += wave_shuffle_xor(sum, mask);
+    }
+    if (!inside) return;
+    // Groups that are neighbours in a row of weights belong to kStride steps by turns.
+    constexpr int kStride = T::template first<1>(0) / 16;
+    const int n = col / 16, s = n / (kStride * T::kGroups) * kStride + n % kStride;
+    const int group = n / kStride % T::kGroups;
+    auto* words = reinterpret_cast<uint32_t*>(codes + row * slots + slot<T::kGroups>(s, group));
+    words[col % 16 / kThreadCodes] = packed;
+    if (col % (16 * T::kSpan) != 0) return;
+    Factor& factor = factors[row * (slots / T::kSpan) + slot<kUnits>(s, group / T::kSpan)];
+    if constexpr (kSums) {
+      constexpr float kTimes = T::kOffset == 0 ? 1.0f : -static_cast<float>(T::kOffset);
+      factor = {scale, kTimes * (scale * static_cast<float>(sum))};
+    } else {
+      factor = scale;
+    }
+  }
 };
-
-// Bytes of a workspace for QuantActivations, which place_activations divides.
-int64_t activation_bytes(int64_t rows, int64_t cols);
-QuantActivations place_activations(void* workspace, int64_t rows, int64_t cols);
-
-// code = round(x / scale), scale = max |x| / 127 over 32 neighbours; a block with an infinity or a
-// NaN gets a scale that is not finite. x [rows, cols], rows `stride` elements apart; rows of out
-// past the last, up to out_rows, repeat it.
-Status quantize_activations(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                            int64_t out_rows, const QuantActivations& out, Stream stream);
 
 }  // namespace rocmforge::gpu

@@ -1,33 +1,35 @@
+// Products of a quantized matrix with one or two rows of activations.
 #pragma once
 
-#include "hip/activations.h"
+#include "hip/activation.h"
 #include "hip/matrix.h"
 
 namespace rocmforge::gpu {
 
-constexpr int64_t kMaxMatvecRows = 8;
+// Rows of x that one pass over the weights can serve. More take more passes.
+constexpr int64_t kMaxMatvecRows = 2;
+// A row of x has to fit the LDS of a block, rounded to 8 bits: 1.5 bytes for every activation.
+constexpr int64_t kMaxMatvecCols = 32768;
 
-// Rows that the kernels exist for: the next of 1, 2, 4, 8.
-constexpr int64_t matvec_rows(int64_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 8; }
-
-// out[m, n] = x[m] . w[n] + bias[n] for m < rows, by integer dot products.
 struct MatvecCall {
-  QuantMatrix w;
-  QuantActivations x;  // matvec_rows(rows) rows
+  QuantMatrix w;  // at most kMaxMatvecCols columns
+  const void* x;  // [rows, w.cols], contiguous, with the alignment of its elements
   int64_t rows;
   const void* bias;  // [w.rows] or null
   DType bias_dtype;
-  DType dtype;  // of out
-  void* out;    // [rows, w.rows]
+  DType dtype;  // of x and out
+  void* out;    // [rows, w.rows], or [rows, w.rows / 2] if gated
   Stream stream;
 };
 
+// out[m, n] = x[m] . w[n] + bias[n], by integer dot products with x rounded to 8 bits: code =
+// round(x / scale), scale = max |x| / 127 over 32 neighbours. A block with an infinity or a NaN
+// gets a scale that is not finite.
 Status matvec(const MatvecCall& call);
 
-// The same for the types of one family each (quants/table.h), which are compiled apart.
-Status matvec_simple(const MatvecCall& call);
-Status matvec_k(const MatvecCall& call);
-Status matvec_grid(const MatvecCall& call);
-Status matvec_small(const MatvecCall& call);
+// out[m, n] = act(x[m] . w[n]) * (x[m] . w[n + w.rows / 2]) for the first half of the rows: the
+// gate's rows come first, then those of the projection that it gates. With bias[n] added to what it
+// belongs to before.
+Status matvec_gated(const MatvecCall& call, Activation act);
 
 }  // namespace rocmforge::gpu

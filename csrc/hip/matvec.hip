@@ -1,4 +1,5 @@
 #include "hip/matvec.h"
+#include "hip/matvec_family.h"
 #include "hip/quants/table.h"
 
 namespace rocmforge::gpu {
@@ -9,16 +10,21 @@ bool has_type(Types types, int qtype) {
   return with_type_of(types, qtype, [](auto) {});
 }
 
-}  // namespace
-
-Status matvec(const MatvecCall& call) {
+Status product(const MatvecCall& call, bool gated, Activation act) {
   if (call.rows == 0 || call.w.rows == 0) return nullptr;
+  if (call.w.cols > kMaxMatvecCols) return "too many columns for a matvec kernel";
   const int qtype = call.w.qtype;
-  if (has_type(SimpleQuants{}, qtype)) return matvec_simple(call);
-  if (has_type(KQuants{}, qtype)) return matvec_k(call);
-  if (has_type(GridQuants{}, qtype)) return matvec_grid(call);
-  if (has_type(SmallQuants{}, qtype)) return matvec_small(call);
+  if (has_type(SimpleQuants{}, qtype)) return matvec_simple(call, gated, act);
+  if (has_type(KQuants{}, qtype)) return matvec_k(call, gated, act);
+  if (has_type(GridQuants{}, qtype)) return matvec_grid(call, gated, act);
+  if (has_type(SmallQuants{}, qtype)) return matvec_small(call, gated, act);
   return "no GPU kernel for this quantization type";
 }
+
+}  // namespace
+
+Status matvec(const MatvecCall& call) { return product(call, false, Activation::kSilu); }
+
+Status matvec_gated(const MatvecCall& call, Activation act) { return product(call, true, act); }
 
 }  // namespace rocmforge::gpu

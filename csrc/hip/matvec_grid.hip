@@ -1,7 +1,10 @@
+#include "hip/matvec_family.h"
 #include "hip/matvec_kernel.h"
 
 namespace rocmforge::gpu {
 
-Status matvec_grid(const MatvecCall& call) { return matvec_of<GridQuants>(call); }
+Status matvec_grid(const MatvecCall& call, bool gated, Activation act) {
+  return matvec_of<GridQuants>(call, gated, act);
+}
 
 }  // namespace rocmforge::gpu

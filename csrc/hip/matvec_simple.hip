@@ -1,7 +1,10 @@
+#include "hip/matvec_family.h"
 #include "hip/matvec_kernel.h"
 
 namespace rocmforge::gpu {
 
-Status matvec_simple(const MatvecCall& call) { return matvec_of<SimpleQuants>(call); }
+Status matvec_simple(const MatvecCall& call, bool gated, Activation act) {
+  return matvec_of<SimpleQuants>(call, gated, act);
+}
 
 }  // namespace rocmforge::gpu

@@ -1,7 +1,10 @@
+#include "hip/matvec_family.h"
 #include "hip/matvec_kernel.h"
 
 namespace rocmforge::gpu {
 
-Status matvec_small(const MatvecCall& call) { return matvec_of<SmallQuants>(call); }
+Status matvec_small(const MatvecCall& call, bool gated, Activation act) {
+  return matvec_of<SmallQuants>(call, gated, act);
+}
 
 }  // namespace rocmforge::gpu

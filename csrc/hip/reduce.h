@@ -13,6 +13,27 @@ __device__ __forceinline__ float wave_sum(float value) {
   return value;
 }
 
+// Several sums over a wave at once, with fewer shuffles: lane l gets that of values[l % kCount],
+// kCount a power of two.
+template <int kCount>
+__device__ __forceinline__ float wave_sums(const float (&values)[kCount], int lane) {
+  float left[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) left[i] = values[i];
+#pragma unroll
+  for (int mask = 1; mask < kCount; mask *= 2) {
+    const bool odd = lane & mask;
+#pragma unroll
+    for (int i = 0; i < kCount / mask / 2; ++i) {
+      const float other = wave_shuffle_xor(odd ? left[2 * i] : left[2 * i + 1], mask);
+      left[i] = (odd ? left[2 * i + 1] : left[2 * i]) + other;
+    }
+  }
+#pragma unroll
+  for (int mask = kCount; mask < kWaveSize; mask *= 2) left[0] += wave_shuffle_xor(left[0], mask);
+  return left[0];
+}
+
 // Every thread gets the sum. kThreads is the block size, a multiple of the wave size.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float value) {

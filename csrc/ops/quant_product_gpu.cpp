@@ -82,18 +82,12 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
 
 void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                       const Tensor* bias, Tensor& out) {
-  const gpu::QuantMatrix& w = weight.matrix;
   const Tensor input = torch::stable::contiguous(x);
-  const int64_t rows = x.numel() / w.cols, kernel_rows = gpu::matvec_rows(rows);
-  const Tensor workspace = torch::stable::new_empty(
-      x, std::vector<int64_t>{gpu::activation_bytes(kernel_rows, w.cols)}, ScalarType::Byte);
-  const gpu::QuantActivations codes =
-      gpu::place_activations(workspace.mutable_data_ptr(), kernel_rows, w.cols);
-  launch.done(gpu::quantize_activations(gpu_dtype(x), input.const_data_ptr(), w.cols, rows, w.cols,
-                                        kernel_rows, codes, launch.stream()));
-  launch.done(gpu::matvec({w, codes, rows, bias ? bias->const_data_ptr() : nullptr,
-                           bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                           out.mutable_data_ptr(), launch.stream()}));
+  launch.done(
+      gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
+                   bias ? bias->const_data_ptr() : nullptr,
+                   bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
+                   out.mutable_data_ptr(), launch.stream()}));
 }
 
 }  // namespace
@@ -104,7 +98,7 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   if (bias) dense = torch::stable::contiguous(*bias);
   const Tensor* const shifts = dense ? &*dense : nullptr;
   const int64_t k = weight.matrix.cols;
-  const bool few = k > 0 && x.numel() / k <= gpu::kMaxMatvecRows;
+  const bool few = k > 0 && k <= gpu::kMaxMatvecCols && x.numel() / k <= gpu::kMaxMatvecRows;
   if (few && type.is_quantized() && !exact()) {
     few_rows_product(launch, x, weight, shifts, out);
   } else {

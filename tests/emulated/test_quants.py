@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from emulated_tensors import ARCHS, DTYPE_CODES, from_bits, give, take
 
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
@@ -20,7 +23,13 @@ pytestmark = pytest.mark.emulated
 HIP = CSRC / "hip"
 ALL = [QUANT_TYPES[qtype] for qtype in FORMATS]
 QUANTIZED = [row for row in ALL if row.is_quantized]
-MATVEC = {"Q4_0": "simple", "Q8_0": "simple", "Q4_K": "k", "Q6_K": "k", "IQ3_S": "grid"}
+FAMILIES = {
+    "simple": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q8_K Q1_0",
+    "k": "Q2_K Q3_K Q4_K Q5_K Q6_K",
+    "grid": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S",
+    "small": "IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 NVFP4",
+}
+MATVEC = {name: family for family, names in FAMILIES.items() for name in names.split()}
 
 
 def weights(row: QuantType, rows: int, blocks: int) -> torch.Tensor:
@@ -122,48 +131,12 @@ def test_rows_by_number(emulator: Emulator, arch: str, dtype: torch.dtype) -> No
     assert_same_bits(dequantize(emulator, arch, row, qweight, dtype, first=3), want[3:])
 
 
-def round_up(n: int) -> int:
-    return -(-n // 256) * 256
-
-
-def quantize_activations(
-    emulator: Emulator, arch: str, x: torch.Tensor, out_rows: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes, scales and sums of x [rows, cols], of which the last row repeats up to out_rows."""
-    rows, cols = x.shape
-    outs = [
-        take((out_rows, cols), torch.int8),
-        take((out_rows, cols // 32), torch.float32),
-        take((out_rows, cols // 16), torch.float32),
-    ]
-    fields = [pointer(out) for out in outs]
-    run = emulator.launch(
-        HIP / "activations.hip",
-        arch,
-        "quantize_activations",
-        [DTYPE_CODES[x.dtype], give(x), cols, rows, cols, out_rows, Struct(fields), None],
-    )
-    codes, scales, sums = (torch.from_numpy(a) for a in run.outputs)
-    return codes, scales, sums
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_activations_are_rounded_to_8_bits(emulator: Emulator, arch: str) -> None:
-    x = torch.randn(3, 288)
-    x[0, 5], x[1, 40], x[2, :32] = float("nan"), float("inf"), 0
-    codes, scales, sums = quantize_activations(emulator, arch, x, 4)
-    assert torch.equal(codes[3], codes[2])
-    assert not scales[0, 0].isfinite()
-    assert not scales[1, 1].isfinite()
-    blocks, numbers = x.view(3, 9, 32), codes[:3].view(3, 9, 32)
-    good = scales[:3].isfinite()
-    assert int(good.sum()) == 25
-    want = blocks.abs().amax(-1) / 127
-    torch.testing.assert_close(scales[:3][good], want[good], rtol=1e-6, atol=0)
-    error = (numbers * scales[:3, :, None] - blocks).abs().amax(-1)
-    assert (error[good] <= 0.501 * scales[:3][good]).all()
-    halves = codes.view(4, 9, 2, 16).sum(-1) * scales[:, :, None]
-    torch.testing.assert_close(sums.view(4, 9, 2), halves, equal_nan=True)
+def rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
+    """x [rows, cols] as the kernels round it: 32 neighbours share a scale."""
+    blocks = x.float().unflatten(1, (-1, 32))
+    scales = blocks.abs().amax(-1, keepdim=True) / 127
+    codes = torch.where(scales > 0, blocks / scales, 0).round()
+    return (codes.double() * scales.double()).flatten(1)
 
 
 def matvec(
@@ -174,11 +147,10 @@ def matvec(
     qweight: torch.Tensor,
     layout: int,
     bias: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, Run]:
-    """The product, x as the kernel rounded it, and what was run."""
-    rows = len(x)
-    kernel_rows = next(m for m in (1, 2, 4, 8) if m >= rows)
-    activations = quantize_activations(emulator, arch, x, kernel_rows)
+    gate: int | None = None,
+) -> tuple[torch.Tensor, Run]:
+    """The product, or the gated one under the given activation, and what was run."""
+    rows, cols = len(x), len(qweight) if gate is None else len(qweight) // 2
     run = emulator.launch(
         HIP / f"matvec_{MATVEC[row.name]}.hip",
         arch,
@@ -187,30 +159,31 @@ def matvec(
             Struct(
                 [
                     *matrix_fields(row, qweight, layout),
-                    *(pointer(give(a)) for a in activations),
+                    pointer(give(x, offset=1)),
                     ("c_int64", rows),
                     pointer(give(bias)),
                     ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
                     ("c_int", DTYPE_CODES[x.dtype]),
-                    pointer(take((rows, len(qweight)), x.dtype)),
+                    pointer(take((rows, cols), x.dtype, offset=1)),
                     pointer(None),
                 ]
-            )
+            ),
+            gate is not None,
+            gate or 0,
         ],
     )
-    codes, scales, _ = (a[:rows] for a in activations)
-    rounded = codes.double() * scales.double().repeat_interleave(32, dim=1)
-    return from_bits(run.outputs[0], x.dtype), rounded, run
+    return from_bits(run.outputs[0], x.dtype), run
 
 
 def assert_is_product(
     got: torch.Tensor,
-    rounded: torch.Tensor,
+    x: torch.Tensor,
     row: QuantType,
     qweight: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> None:
     """The float64 product of the rounded activations, up to float32 sums and one rounding."""
+    rounded = rounded_to_8_bits(x)
     values = quant_ops.dequantize(qweight, row.id).double()
     want, size = rounded @ values.T, rounded.abs() @ values.abs().T
     if bias is not None:
@@ -219,19 +192,31 @@ def assert_is_product(
     assert ((got.double() - want).abs() <= allowed).all()
 
 
-@pytest.mark.parametrize("name", MATVEC)
-@pytest.mark.parametrize("rows", [1, 3])
-def test_matvec(emulator: Emulator, name: str, rows: int) -> None:
+def weights_and_x(
+    row: QuantType, num_rows: int, blocks_of_256: int, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    blocks = 256 * blocks_of_256 // row.block_size
+    return weights(row, num_rows, blocks), torch.randn(rows, 256 * blocks_of_256)
+
+
+@pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_matvec(emulator: Emulator, row: QuantType, rows: int) -> None:
     """Both layouts give the same bits: the order of the sums is the same."""
-    row = named(name)
-    qweight = weights(row, 5, 3 if row.block_size > 32 else 41)
-    cols = qweight.shape[1] // row.block_bytes * row.block_size
-    x = torch.randn(rows, cols)
-    got, rounded, run = matvec(emulator, "gfx1100", row, x, qweight, 0)
-    assert_is_product(got, rounded, row, qweight)
+    qweight, x = weights_and_x(row, 5, 3, rows)
+    got, run = matvec(emulator, "gfx1100", row, x, qweight, 0)
+    assert_is_product(got, x, row, qweight)
     assert run.counts["v_dot4_i32_iu8"] > 0
-    planes = packed(emulator, "gfx1100", row, qweight)
+    planes = pack_weight(qweight, row.id)
     assert torch.equal(matvec(emulator, "gfx1100", row, x, planes, 1)[0], got)
+
+
+@pytest.mark.parametrize("row", [named("Q6_K"), named("Q4_0")], ids=lambda row: row.name)
+@pytest.mark.parametrize("num_rows", [3, 300])
+def test_matvec_walks(emulator: Emulator, row: QuantType, num_rows: int) -> None:
+    """Waves that share a pair of rows where there are few, and that walk over several otherwise."""
+    qweight, x = weights_and_x(row, num_rows, 33 if num_rows == 3 else 1, 3)
+    assert_is_product(matvec(emulator, "gfx1100", row, x, qweight, 0)[0], x, row, qweight)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -240,5 +225,30 @@ def test_matvec_with_bias(emulator: Emulator, arch: str, dtype: torch.dtype) -> 
     row = named("Q8_0")
     qweight, x = weights(row, 5, 3), torch.randn(2, 96).to(dtype)
     for bias in (torch.randn(5), torch.randn(5).to(dtype)):
-        got, rounded, _ = matvec(emulator, arch, row, x, qweight, 0, bias)
-        assert_is_product(got, rounded, row, qweight, bias)
+        got, _ = matvec(emulator, arch, row, x, qweight, 0, bias)
+        assert_is_product(got, x, row, qweight, bias)
+
+
+def test_matvec_of_special_activations(emulator: Emulator) -> None:
+    """Zeros are nothing; an infinity or a NaN is not lost."""
+    row = named("Q4_0")
+    qweight, x = weights(row, 3, 9), torch.randn(4, 288)
+    x[0, 5], x[1, 40], x[2] = float("nan"), float("inf"), 0
+    got, _ = matvec(emulator, "gfx1100", row, x, qweight, 0)
+    assert not got[:2].isfinite().any()
+    assert (got[2] == 0).all()
+    assert_is_product(got[2:], x[2:], row, qweight)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("name", ["Q4_K", "IQ3_S"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> None:
+    row = named(name)
+    qweight, x = weights_and_x(row, 10, 2, rows)
+    bias = torch.randn(10)
+    products = rounded_to_8_bits(x) @ quant_ops.dequantize(qweight, row.id).double().T + bias
+    gates, ups = products.split(5, dim=1)
+    for gate, act in enumerate((F.silu, partial(F.gelu, approximate="tanh"))):
+        got, _ = matvec(emulator, arch, row, x, qweight, 0, bias, gate)
+        torch.testing.assert_close(got.double(), act(gates) * ups, rtol=1e-4, atol=1e-4)

@@ -4,8 +4,8 @@
 
 namespace rocmforge::gpu {
 
-Status matvec_representative(const MatvecCall& call) {
-  return matvec_of<TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>>(call);
+Status matvec_representative(const MatvecCall& call, bool gated, Activation act) {
+  return matvec_of<TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>>(call, gated, act);
 }
 
 }  // namespace rocmforge::gpu

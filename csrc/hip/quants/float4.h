@@ -41,7 +41,7 @@ __device__ __forceinline__ float half_ue4m3(uint32_t byte) {
 
 // 16 weights to a scale: the first 8 in the low halves of 8 bytes.
 struct NVFP4 : WholeBlock {
-  static constexpr int kType = 40, kBlock = 64, kBytes = 36, kGroups = 4, kOffset = 0;
+  static constexpr int kType = 40, kBlock = 64, kBytes = 36, kGroups = 4, kSpan = 1, kOffset = 0;
   static constexpr bool kMins = false;
   enum { kCodes, kScales };
   static constexpr Field kFields[] = {{4, 32}, {0, 4}};

@@ -1,27 +1,35 @@
 // IQ1 to IQ4: code books of 8 or 4 values with signs, and non-linear 4-bit levels.
 #pragma once
 
-#include "hip/quants/codebooks.h"
+#include "hip/quants/simple.h"
+#include "hip/quants/tables.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
 
-// Four grid values, none of them 0, negated where a bit of `negative` is set.
-__device__ __forceinline__ int with_signs(uint32_t magnitudes, uint32_t negative) {
-  const auto ones = static_cast<uint32_t>(bits_to_bytes(negative));
-  return static_cast<int>((magnitudes ^ ones * 0xff) + ones);  // no byte overflows
+// Levels of the IQ2 grids, then their negatives, for select_8_bytes.
+constexpr uint8_t kIq2Levels[3] = {8, 25, 43};
+constexpr uint32_t kIq2Positive = 0x002b1908, kIq2Negative = 0x00d5e7f8;
+
+static __device__ constexpr auto kIq2XxsGrid = level_selectors(iq2xxs_grid, kIq2Levels);
+static __device__ constexpr auto kIq2XsGrid = level_selectors(iq2xs_grid, kIq2Levels);
+static __device__ constexpr auto kIq2SGrid = level_selectors(iq2s_grid, kIq2Levels);
+
+// Eight values of an IQ2 grid; `signs` are sign selectors.
+__device__ __forceinline__ void signed_levels(uint32_t levels, uint32_t signs, int* codes) {
+  uint32_t bytes[2];
+  select_8_bytes(kIq2Positive, kIq2Negative, levels | signs, bytes);
+  codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
 }
 
-// Signs of 8 values from a 7-bit index: their number is even, so that the eighth follows.
-__device__ __forceinline__ uint32_t indexed_signs(uint32_t index) {
-  index &= 127;
-  return index | (__popc(index) & 1) << 7;
-}
-
-// Eight values of a grid with their signs.
-__device__ __forceinline__ void signed_grid8(uint64_t grid, uint32_t negative, int* codes) {
-  codes[0] = with_signs(static_cast<uint32_t>(grid), negative);
-  codes[1] = with_signs(static_cast<uint32_t>(grid >> 32), negative >> 4);
+// Sign selectors of eight values from as many bits.
+__device__ __forceinline__ uint32_t selectors_of_bits(uint32_t bits) {
+  // Four bits to every fourth bit (NVIDIA's order) or to every eighth (AMD's).
+  constexpr uint32_t kOnes = selector_shift(4) == 4 ? 0x01010101 : 0x00001111;
+  constexpr uint32_t kSpread = selector_shift(4) == 4 ? 0x00204081 : 0x00000249;
+  const uint32_t low = (bits & 15) * (4 * kSpread) & 4 * kOnes;
+  const uint32_t high = (bits >> 4 & 15) * (4 * kSpread) & 4 * kOnes;
+  return low | high << selector_shift(4);
 }
 
 // Steps of all these types: 64 weights, groups 0 and 1 of the first 32.
@@ -29,19 +37,20 @@ struct GridStep {
   static constexpr int kBlock = 256, kGroups = 4, kOffset = 0;
   static constexpr bool kMins = false;
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
+  static constexpr __device__ __forceinline__ int first(int step) {
     return 64 * step + 16 * G;
   }
 };
 
 struct IQ2_XXS : GridStep {
-  static constexpr int kType = 16, kBytes = 66;
+  static constexpr int kType = 16, kBytes = 66, kSpan = 2, kGridEntries = 256, kSignEntries = 128;
   enum { kParts, kScale };
   static constexpr Field kFields[] = {{2, 64}, {0, 2}};
   struct Raw {
     uint32_t parts[4];  // twice: four grid indices; four 7-bit sign indices and a 4-bit scale
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2XxsGrid.words[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -49,22 +58,22 @@ struct IQ2_XXS : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  template <int G, class Tables = MemoryTables<IQ2_XXS>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t index = raw.parts[G / 2 * 2], signs = raw.parts[G / 2 * 2 + 1];
-    Group group{{}, half_bits(raw.d) * (0.5f + static_cast<float>(signs >> 28)) * 0.25f, 0.0f};
+    Group group{{}, half_bits(raw.d) * (0.5f + field_value(signs >> 28, 15)) * 0.25f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * (G & 1) + i;
-      signed_grid8(iq2xxs_grid[index >> (8 * n) & 255], indexed_signs(signs >> (7 * n)),
-                   group.codes + 2 * i);
+      signed_levels(tables.grid(index >> (8 * n) & 255), tables.signs(signs >> (7 * n) & 127),
+                    group.codes + 2 * i);
     }
     return group;
   }
 };
 
 struct IQ2_XS : GridStep {
-  static constexpr int kType = 17, kBytes = 74;
+  static constexpr int kType = 17, kBytes = 74, kSpan = 1, kGridEntries = 512, kSignEntries = 128;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{2, 64}, {66, 8}, {0, 2}};
   struct Raw {
@@ -72,6 +81,7 @@ struct IQ2_XS : GridStep {
     uint16_t scales;    // four nibbles
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2XsGrid.words[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -80,21 +90,21 @@ struct IQ2_XS : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    const float number = static_cast<float>(raw.scales >> (4 * G) & 15);
+  template <int G, class Tables = MemoryTables<IQ2_XS>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
+    const float number = field_value(raw.scales >> (4 * G), 15);
     Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint32_t code = raw.codes[G] >> (16 * i);
-      signed_grid8(iq2xs_grid[code & 511], indexed_signs(code >> 9), group.codes + 2 * i);
+      signed_levels(tables.grid(code & 511), tables.signs(code >> 9 & 127), group.codes + 2 * i);
     }
     return group;
   }
 };
 
 struct IQ2_S : GridStep {
-  static constexpr int kType = 22, kBytes = 82;
+  static constexpr int kType = 22, kBytes = 82, kSpan = 1, kGridEntries = 1024, kSignEntries = 0;
   enum { kCodes, kSigns, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{2, 32}, {34, 32}, {66, 8}, {74, 8}, {0, 2}};
   struct Raw {
@@ -104,6 +114,7 @@ struct IQ2_S : GridStep {
     uint16_t scales;  // four nibbles
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2SGrid.words[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -114,23 +125,24 @@ struct IQ2_S : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    const float number = static_cast<float>(raw.scales >> (4 * G) & 15);
+  template <int G, class Tables = MemoryTables<IQ2_S>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
+    const float number = field_value(raw.scales >> (4 * G), 15);
     Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * G + i;
-      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (raw.high >> (2 * n) & 3)
-                                                                             << 8;
-      signed_grid8(iq2s_grid[index], raw.signs[n / 4] >> (8 * (n % 4)), group.codes + 2 * i);
+      const uint32_t high = static_cast<uint32_t>(raw.high) << 8 >> (2 * n) & 0x300;
+      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | high;
+      const uint32_t signs = selectors_of_bits(raw.signs[n / 4] >> (8 * (n % 4)));
+      signed_levels(tables.grid(index), signs, group.codes + 2 * i);
     }
     return group;
   }
 };
 
 struct IQ3_XXS : GridStep {
-  static constexpr int kType = 18, kBytes = 98;
+  static constexpr int kType = 18, kBytes = 98, kSpan = 2, kGridEntries = 256, kSignEntries = 128;
   enum { kCodes, kSigns, kScale };
   static constexpr Field kFields[] = {{2, 64}, {66, 32}, {0, 2}};
   struct Raw {
@@ -138,6 +150,7 @@ struct IQ3_XXS : GridStep {
     uint32_t signs[2];  // four 7-bit sign indices and a 4-bit scale
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return iq3xxs_grid[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -146,22 +159,29 @@ struct IQ3_XXS : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  template <int G, class Tables = MemoryTables<IQ3_XXS>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t packed = raw.signs[G / 2];
-    Group group{{}, half_bits(raw.d) * (0.5f + static_cast<float>(packed >> 28)) * 0.5f, 0.0f};
+    Group group{{}, half_bits(raw.d) * (0.5f + field_value(packed >> 28, 15)) * 0.5f, 0.0f};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t signs = indexed_signs(packed >> (7 * (2 * (G & 1) + i / 2)));
-      group.codes[i] =
-          with_signs(iq3xxs_grid[raw.codes[G] >> (8 * i) & 255], signs >> (4 * (i & 1)));
+    for (int i = 0; i < 2; ++i) {
+      uint32_t negative[2];
+      select_8_bytes(0, 0xffffffff, tables.signs(packed >> (7 * (2 * (G & 1) + i)) & 127),
+                     negative);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const uint32_t magnitudes = tables.grid(raw.codes[G] >> (8 * (2 * i + j)) & 255);
+        // No byte overflows, since none is 0.
+        group.codes[2 * i + j] =
+            static_cast<int>((magnitudes ^ negative[j]) + (negative[j] & 0x01010101));
+      }
     }
     return group;
   }
 };
 
 struct IQ3_S : GridStep {
-  static constexpr int kType = 21, kBytes = 110;
+  static constexpr int kType = 21, kBytes = 110, kSpan = 2, kGridEntries = 512, kSignEntries = 0;
   enum { kCodes, kSigns, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{2, 64}, {74, 32}, {66, 8}, {106, 4}, {0, 2}};
   struct Raw {
@@ -171,6 +191,7 @@ struct IQ3_S : GridStep {
     uint8_t scales;  // two nibbles
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return iq3s_grid[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -181,14 +202,17 @@ struct IQ3_S : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    const int number = raw.scales >> (G / 2 * 4) & 15;
-    Group group{{}, half_bits(raw.d) * static_cast<float>(1 + 2 * number), 0.0f};
+  template <int G, class Tables = MemoryTables<IQ3_S>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
+    const uint32_t number = raw.scales >> (G / 2 * 4);
+    Group group{{}, half_bits(raw.d) * (1.0f + 2.0f * field_value(number, 15)), 0.0f};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32_t index = (raw.codes[G] >> (8 * i) & 255) | (raw.high >> (4 * G + i) & 1u) << 8;
-      group.codes[i] = with_signs(iq3s_grid[index], raw.signs[G / 2] >> (16 * (G & 1) + 4 * i));
+      const uint32_t high = static_cast<uint32_t>(raw.high) << 8 >> (4 * G + i) & 0x100;
+      const uint32_t index = (raw.codes[G] >> (8 * i) & 255) | high;
+      const int negative = bits_to_bytes(raw.signs[G / 2] >> (16 * (G & 1) + 4 * i));
+      // The magnitudes are odd, so that only their lowest bit stays as it is.
+      group.codes[i] = static_cast<int>(tables.grid(index)) ^ negative * 0xfe;
     }
     return group;
   }
@@ -196,21 +220,18 @@ struct IQ3_S : GridStep {
 
 // IQ1 weights are scale * (g + 1/8) or scale * (g - 1/8) with g of -1, 0, 1. The codes are 8 g + 1
 // or 8 g - 1 under an eighth of the scale, which is the same number exactly.
-__device__ __forceinline__ int eighths(uint32_t grid, bool minus) {
-  constexpr uint32_t kTop = 0x80808080, kOnes = 0x01010101;
-  const uint32_t eight = grid << 3 & 0xf8f8f8f8;
-  // A byte-wise decrement: the borrow stops at a top bit that is set for it.
-  return static_cast<int>(minus ? ((eight | kTop) - kOnes) ^ (~eight & kTop) : eight | kOnes);
-}
+constexpr uint8_t kIq1Levels[3] = {0xff, 0, 1};
+static __device__ constexpr auto kIq1Grid = level_selectors(iq1s_grid, kIq1Levels);
 
-__device__ __forceinline__ void ternary_grid8(uint32_t index, bool minus, int* codes) {
-  const uint64_t grid = iq1s_grid[index];
-  codes[0] = eighths(static_cast<uint32_t>(grid), minus);
-  codes[1] = eighths(static_cast<uint32_t>(grid >> 32), minus);
+__device__ __forceinline__ void shifted_levels(uint32_t levels, bool minus, int* codes) {
+  const uint32_t choice = minus ? 0x0007fff7 : 0x000901f9;  // -9, -1, 7 or -7, 1, 9
+  uint32_t bytes[2];
+  select_8_bytes(choice, choice, levels, bytes);
+  codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
 }
 
 struct IQ1_S : GridStep {
-  static constexpr int kType = 19, kBytes = 50;
+  static constexpr int kType = 19, kBytes = 50, kSpan = 2, kGridEntries = 2048, kSignEntries = 0;
   enum { kCodes, kHigh, kScale };
   static constexpr Field kFields[] = {{2, 32}, {34, 16}, {0, 2}};
   struct Raw {
@@ -218,6 +239,7 @@ struct IQ1_S : GridStep {
     uint32_t high[1];  // twice: four times 3 high index bits, a 3-bit scale, the shift's sign
     uint16_t d;
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq1Grid.words[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -226,23 +248,24 @@ struct IQ1_S : GridStep {
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  template <int G, class Tables = MemoryTables<IQ1_S>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t high = raw.high[0] >> (G / 2 * 16);
-    const int number = high >> 12 & 7;
-    Group group{{}, half_bits(raw.d) * static_cast<float>(2 * number + 1) * 0.125f, 0.0f};
+    const float number = 2.0f * field_value(high >> 12, 7) + 1.0f;
+    Group group{{}, half_bits(raw.d) * number * 0.125f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * (G & 1) + i;
-      const uint32_t index = (raw.codes[G / 2] >> (8 * n) & 255) | (high >> (3 * n) & 7) << 8;
-      ternary_grid8(index, high >> 15 & 1, group.codes + 2 * i);
+      const uint32_t top = n < 3 ? high << (8 - 3 * n) : high >> (3 * n - 8);
+      const uint32_t index = (raw.codes[G / 2] >> (8 * n) & 255) | (top & 0x700);
+      shifted_levels(tables.grid(index), high >> 15 & 1, group.codes + 2 * i);
     }
     return group;
   }
 };
 
 struct IQ1_M : GridStep {
-  static constexpr int kType = 29, kBytes = 56;
+  static constexpr int kType = 29, kBytes = 56, kSpan = 1, kGridEntries = 2048, kSignEntries = 0;
   enum { kCodes, kHigh, kScales };
   static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 8}};
   struct Raw {
@@ -250,6 +273,7 @@ struct IQ1_M : GridStep {
     uint32_t high[1];    // per 8 weights: 3 high index bits, the sign of the shift
     uint32_t scales[2];  // four times: four 3-bit scales, 4 bits of the super-block's float16
   };
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq1Grid.words[i]; }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -258,41 +282,32 @@ struct IQ1_M : GridStep {
     read_words<kScales>(view, block, 0, raw.scales);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+  template <int G, class Tables = MemoryTables<IQ1_M>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step,
+                                                 const Tables& tables = {}) {
     const uint32_t low = raw.scales[0], high = raw.scales[1];
     const float d = half_bits(static_cast<uint16_t>((low >> 12 & 0xf) | (low >> 24 & 0xf0) |
                                                     (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
-    const int number = scales >> (3 * G) & 7;
-    Group group{{}, d * static_cast<float>(2 * number + 1) * 0.125f, 0.0f};
+    const float number = 2.0f * field_value(scales >> (3 * G), 7) + 1.0f;
+    Group group{{}, d * number * 0.125f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int n = 2 * G + i;
       const uint32_t bits = raw.high[0] >> (4 * n);
-      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (bits & 7) << 8;
-      ternary_grid8(index, bits >> 3 & 1, group.codes + 2 * i);
+      const uint32_t top = n < 2 ? raw.high[0] << (8 - 4 * n) : raw.high[0] >> (4 * n - 8);
+      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (top & 0x700);
+      shifted_levels(tables.grid(index), bits >> 3 & 1, group.codes + 2 * i);
     }
     return group;
   }
 };
 
-struct IQ4_NL : WholeBlock {
-  static constexpr int kType = 20, kBlock = 32, kBytes = 18, kGroups = 2, kOffset = 0;
+struct IQ4_NL : Block32<IQ4_NL, 4> {
+  static constexpr int kType = 20, kBytes = 18, kOffset = 0;
   static constexpr bool kMins = false;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{2, 16}, {0, 2}};
-  struct Raw {
-    uint32_t codes[4];
-    uint16_t d;
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    raw.d = read_u16<kScale>(view, block);
-    return raw;
-  }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, half_bits(raw.d), 0.0f};
@@ -302,37 +317,34 @@ struct IQ4_NL : WholeBlock {
   }
 };
 
-// A step is one sub-block of 32.
-struct IQ4_XS {
-  static constexpr int kType = 23, kBlock = 256, kBytes = 136, kGroups = 2, kOffset = 0;
-  static constexpr bool kMins = false;
+// A step is two sub-blocks of 32.
+struct IQ4_XS : GridStep {
+  static constexpr int kType = 23, kBytes = 136, kSpan = 2;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{8, 128}, {4, 4}, {0, 4}};
   struct Raw {
-    uint32_t codes[4];
+    uint32_t codes[8];
     uint32_t scales[1];  // the low 4 bits of eight scales
     uint32_t d[1];       // the float16 scale, and the top two bits of eight scales
   };
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
-    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    read_words<kCodes>(view, block, 32 * step, raw.codes);
     read_words<kScales>(view, block, 0, raw.scales);
     read_words<kScale>(view, block, 0, raw.d);
     return raw;
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    const uint32_t number = (raw.scales[0] >> (4 * step) & 15) | (raw.d[0] >> (16 + 2 * step) & 3)
-                                                                     << 4;
-    Group group{{}, low_half(raw.d[0]) * static_cast<float>(static_cast<int>(number) - 32), 0.0f};
+    const uint32_t low = raw.scales[0] >> (8 * step), high = raw.d[0] >> (16 + 4 * step);
+    const uint32_t number = (low >> (G / 2 * 4) & 15) | (high << 4 >> (G / 2 * 2) & 0x30);
+    Group group{{}, low_half(raw.d[0]) * (field_value(number, 63) - 32.0f), 0.0f};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] = look_up_nibbles<G>(kIq4Levels, raw.codes[i]);
+    for (int i = 0; i < 4; ++i) {
+      group.codes[i] = look_up_nibbles<G & 1>(kIq4Levels, raw.codes[G / 2 * 4 + i]);
+    }
     return group;
-  }
-  template <int G>
-  static __device__ __forceinline__ int first(int step) {
-    return 32 * step + 16 * G;
   }
 };
 

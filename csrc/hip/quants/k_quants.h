@@ -28,8 +28,8 @@ struct Q2_K : FourGroups {
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
     const uint32_t packed = raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1));
     Group group{{},
-                low_half(raw.d[0]) * static_cast<float>(packed & 15),
-                -(high_half(raw.d[0]) * static_cast<float>(packed >> 4 & 15))};
+                low_half(raw.d[0]) * field_value(packed, 15),
+                -(high_half(raw.d[0]) * field_value(packed >> 4, 15))};
     bit_fields<2>(raw.codes, 2 * G, group.codes);
     return group;
   }
@@ -59,99 +59,103 @@ struct Q3_K : FourGroups {
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
     const int half = step / 2, shift = 16 * (G & 1) + 8 * (step & 1);  // to the scale's byte
     const uint32_t low = raw.scales[G / 2] >> (shift + 4 * half) & 15;
-    const uint32_t high = raw.scales[2] >> (shift + 4 * half + G / 2 * 2) & 3;
-    const int scale = static_cast<int>(low | high << 4) - 32;
-    Group group{{}, half_bits(raw.d) * static_cast<float>(scale), 0.0f};
-    int top[4];
+    const uint32_t high = raw.scales[2] >> (shift + 4 * half + G / 2 * 2);
+    const float scale = field_value(low | (high << 4 & 48), 63) - 32.0f;
+    Group group{{}, half_bits(raw.d) * scale, 0.0f};
     bit_fields<2>(raw.low, 2 * G, group.codes);
-    bit_fields<1>(raw.high, 4 * half + G, top);
+    uint32_t top[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 2;
+    for (int i = 0; i < 4; ++i) top[i] = raw.high[i] >> (4 * half);
+    add_bits<1, G, 2>(top, group.codes);
     return group;
   }
 };
 
-// Scale and minimum J (0 to 7) of Q4_K and Q5_K: 6 bits each in 12 bytes, packed as ggml does.
-__device__ __forceinline__ void scale_min_6bit(const uint32_t (&packed)[3], int j, int& scale,
-                                               int& min) {
-  const int shift = 8 * (j & 3);
+// Scale and minimum of sub-block 2 * STEP + J of Q4_K and Q5_K: 6 bits each in 12 bytes, packed as
+// ggml does.
+template <int J>
+__device__ __forceinline__ void scale_min_6bit(const uint32_t (&packed)[3], int step, float& scale,
+                                               float& min) {
+  const int shift = 16 * (step & 1) + 8 * J;
   const uint32_t low = packed[0] >> shift, high = packed[1] >> shift, top = packed[2] >> shift;
-  scale = j < 4 ? low & 63 : (top & 15) | (low >> 6 & 3) << 4;
-  min = j < 4 ? high & 63 : (top >> 4 & 15) | (high >> 6 & 3) << 4;
+  const bool first = step < 2;
+  scale = field_value(first ? low : (top & 15) | (low >> 2 & 48), 63);
+  min = field_value(first ? high : (top >> 4 & 15) | (high >> 2 & 48), 63);
 }
 
-// A step is 16 bytes of codes: 16 weights of one sub-block of 32 in their low halves, 16 of the
-// next in their high halves.
+// A step is two sub-blocks of 32, one in the low halves of 32 bytes and one in the high halves.
 struct Q4_K {
-  static constexpr int kType = 12, kBlock = 256, kBytes = 144, kGroups = 2, kOffset = 0;
+  static constexpr int kType = 12, kBlock = 256, kBytes = 144, kGroups = 4, kSpan = 2, kOffset = 0;
   static constexpr bool kMins = true;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{16, 128}, {4, 12}, {0, 4}};
   struct Raw {
-    uint32_t codes[4];
+    uint32_t codes[8];
     uint32_t scales[3];
     uint32_t d[1];
   };
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
-    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    read_words<kCodes>(view, block, 32 * step, raw.codes);
     read_words<kScales>(view, block, 0, raw.scales);
     read_words<kScale>(view, block, 0, raw.d);
     return raw;
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    int scale, min;
-    scale_min_6bit(raw.scales, step / 2 * 2 + G, scale, min);
-    Group group{{},
-                low_half(raw.d[0]) * static_cast<float>(scale),
-                -(high_half(raw.d[0]) * static_cast<float>(min))};
-    nibbles<G>(raw.codes, group.codes);
+    float scale, min;
+    scale_min_6bit<G / 2>(raw.scales, step, scale, min);
+    Group group{{}, low_half(raw.d[0]) * scale, -(high_half(raw.d[0]) * min)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      group.codes[i] = static_cast<int>(raw.codes[4 * (G & 1) + i] >> (G / 2 * 4) & 0x0f0f0f0f);
+    }
     return group;
   }
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
-    return step / 2 * 64 + 32 * G + 16 * (step & 1);
+  static constexpr __device__ __forceinline__ int first(int step) {
+    return 64 * step + 16 * G;
   }
 };
 
+// The same with 32 bytes of fifth bits, of which every sub-block has one.
 struct Q5_K {
-  static constexpr int kType = 13, kBlock = 256, kBytes = 176, kGroups = 2, kOffset = 0;
+  static constexpr int kType = 13, kBlock = 256, kBytes = 176, kGroups = 4, kSpan = 2, kOffset = 0;
   static constexpr bool kMins = true;
   enum { kCodes, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{48, 128}, {16, 32}, {4, 12}, {0, 4}};
   struct Raw {
-    uint32_t codes[4];
-    uint32_t high[4];
+    uint32_t codes[8];
+    uint32_t high[8];
     uint32_t scales[3];
     uint32_t d[1];
   };
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
-    read_words<kCodes>(view, block, 16 * step, raw.codes);
-    read_words<kHigh>(view, block, 16 * (step & 1), raw.high);
+    read_words<kCodes>(view, block, 32 * step, raw.codes);
+    read_words<kHigh>(view, block, 0, raw.high);
     read_words<kScales>(view, block, 0, raw.scales);
     read_words<kScale>(view, block, 0, raw.d);
     return raw;
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    int scale, min, top[4];
-    scale_min_6bit(raw.scales, step / 2 * 2 + G, scale, min);
-    Group group{{},
-                low_half(raw.d[0]) * static_cast<float>(scale),
-                -(high_half(raw.d[0]) * static_cast<float>(min))};
-    nibbles<G>(raw.codes, group.codes);
-    bit_fields<1>(raw.high, step / 2 * 2 + G, top);
+    float scale, min;
+    scale_min_6bit<G / 2>(raw.scales, step, scale, min);
+    Group group{{}, low_half(raw.d[0]) * scale, -(high_half(raw.d[0]) * min)};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 4;
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t high = raw.high[4 * (G & 1) + i] >> (2 * step);
+      const uint32_t low = raw.codes[4 * (G & 1) + i] >> (G / 2 * 4) & 0x0f0f0f0f;
+      group.codes[i] = static_cast<int>(low | (high << (4 - G / 2) & 0x10101010));
+    }
     return group;
   }
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
-    return Q4_K::first<G>(step);
+  static constexpr __device__ __forceinline__ int first(int step) {
+    return 64 * step + 16 * G;
   }
 };
 
@@ -182,11 +186,8 @@ struct Q6_K : FourGroups {
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
     const auto scale = static_cast<int8_t>(raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1)));
     Group group{{}, half_bits(raw.d) * static_cast<float>(scale), 0.0f};
-    int top[4];
     nibbles<G / 2>(raw.low[G & 1], group.codes);
-    bit_fields<2>(raw.high, 2 * G, top);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] |= top[i] << 4;
+    add_bits<2, 2 * G, 4>(raw.high, group.codes);
     return group;
   }
 };

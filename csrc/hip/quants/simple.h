@@ -5,23 +5,69 @@
 
 namespace rocmforge::gpu {
 
-// 32 weights of 4 bits, the first 16 in the low halves of 16 bytes. One step is a whole block.
-struct Q4_0 : WholeBlock {
-  static constexpr int kType = 2, kBlock = 32, kBytes = 18, kGroups = 2, kOffset = 8;
+// Blocks of 32 weights in one step: what T::load reads, which is fields kCodes and kScale.
+template <class T, int kCodeWords>
+struct Block32 : WholeBlock {
+  static constexpr int kBlock = 32, kGroups = 2;
+  struct Raw {
+    uint32_t codes[kCodeWords];
+    uint16_t d;
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
+    Raw raw;
+    read_words<T::kCodes>(view, block, 0, raw.codes);
+    raw.d = read_u16<T::kScale>(view, block);
+    return raw;
+  }
+};
+
+// The same with a scale and a minimum.
+template <class T>
+struct Block32WithMin : WholeBlock {
+  static constexpr int kBlock = 32, kGroups = 2;
+  struct Raw {
+    uint32_t codes[4];
+    uint32_t dm[1];
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
+    Raw raw;
+    read_words<T::kCodes>(view, block, 0, raw.codes);
+    read_words<T::kScale>(view, block, 0, raw.dm);
+    return raw;
+  }
+};
+
+// One of the two with field kHigh, bit 4 of the codes.
+template <class T, class Base>
+struct FifthBits : Base {
+  struct Raw : Base::Raw {
+    uint32_t high[1];
+  };
+  template <class View>
+  static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
+    Raw raw;
+    static_cast<typename Base::Raw&>(raw) = Base::load(view, block, step);
+    read_words<T::kHigh>(view, block, 0, raw.high);
+    return raw;
+  }
+  template <int G>
+  static __device__ __forceinline__ void add(const Raw& raw, int (&codes)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t bits = raw.high[0] >> (16 * G + 4 * i) & 15;
+      codes[i] |= static_cast<int>(bits * 0x02040810 & 0x10101010);
+    }
+  }
+};
+
+// 4 bits, the first 16 weights in the low halves of 16 bytes.
+struct Q4_0 : Block32<Q4_0, 4> {
+  static constexpr int kType = 2, kBytes = 18, kOffset = 8;
   static constexpr bool kMins = false;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{2, 16}, {0, 2}};
-  struct Raw {
-    uint32_t codes[4];
-    uint16_t d;
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    raw.d = read_u16<kScale>(view, block);
-    return raw;
-  }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, half_bits(raw.d), 0.0f};
@@ -30,22 +76,11 @@ struct Q4_0 : WholeBlock {
   }
 };
 
-struct Q4_1 : WholeBlock {
-  static constexpr int kType = 3, kBlock = 32, kBytes = 20, kGroups = 2, kOffset = 0;
+struct Q4_1 : Block32WithMin<Q4_1> {
+  static constexpr int kType = 3, kBytes = 20, kOffset = 0;
   static constexpr bool kMins = true;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{4, 16}, {0, 4}};
-  struct Raw {
-    uint32_t codes[4];
-    uint32_t dm[1];
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    read_words<kScale>(view, block, 0, raw.dm);
-    return raw;
-  }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, low_half(raw.dm[0]), high_half(raw.dm[0])};
@@ -54,121 +89,64 @@ struct Q4_1 : WholeBlock {
   }
 };
 
-// Bit 4 of 16 codes, from the 32 bits of a block.
-template <int G>
-__device__ __forceinline__ void add_fifth_bits(uint32_t bits, int (&codes)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) codes[i] |= bits_to_bytes(bits >> (16 * G + 4 * i)) << 4;
-}
-
-struct Q5_0 : WholeBlock {
-  static constexpr int kType = 6, kBlock = 32, kBytes = 22, kGroups = 2, kOffset = 16;
+struct Q5_0 : FifthBits<Q5_0, Block32<Q5_0, 4>> {
+  static constexpr int kType = 6, kBytes = 22, kOffset = 16;
   static constexpr bool kMins = false;
   enum { kCodes, kHigh, kScale };
   static constexpr Field kFields[] = {{6, 16}, {2, 4}, {0, 2}};
-  struct Raw {
-    uint32_t codes[4];
-    uint32_t high[1];
-    uint16_t d;
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    read_words<kHigh>(view, block, 0, raw.high);
-    raw.d = read_u16<kScale>(view, block);
-    return raw;
-  }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, half_bits(raw.d), 0.0f};
     nibbles<G>(raw.codes, group.codes);
-    add_fifth_bits<G>(raw.high[0], group.codes);
+    add<G>(raw, group.codes);
     return group;
   }
 };
 
-struct Q5_1 : WholeBlock {
-  static constexpr int kType = 7, kBlock = 32, kBytes = 24, kGroups = 2, kOffset = 0;
+struct Q5_1 : FifthBits<Q5_1, Block32WithMin<Q5_1>> {
+  static constexpr int kType = 7, kBytes = 24, kOffset = 0;
   static constexpr bool kMins = true;
   enum { kCodes, kHigh, kScale };
   static constexpr Field kFields[] = {{8, 16}, {4, 4}, {0, 4}};
-  struct Raw {
-    uint32_t codes[4];
-    uint32_t high[1];
-    uint32_t dm[1];
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    read_words<kHigh>(view, block, 0, raw.high);
-    read_words<kScale>(view, block, 0, raw.dm);
-    return raw;
-  }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, low_half(raw.dm[0]), high_half(raw.dm[0])};
     nibbles<G>(raw.codes, group.codes);
-    add_fifth_bits<G>(raw.high[0], group.codes);
+    add<G>(raw, group.codes);
     return group;
   }
 };
 
-struct Q8_0 : WholeBlock {
-  static constexpr int kType = 8, kBlock = 32, kBytes = 34, kGroups = 2, kOffset = 0;
+// 8 bits.
+template <class T>
+struct Bytes32 : Block32<T, 8> {
+  static constexpr int kOffset = 0;
   static constexpr bool kMins = false;
-  enum { kCodes, kScale };
-  static constexpr Field kFields[] = {{2, 32}, {0, 2}};
-  struct Raw {
-    uint32_t codes[8];
-    uint16_t d;
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    raw.d = read_u16<kScale>(view, block);
-    return raw;
-  }
   template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  static __device__ __forceinline__ Group decode(const typename Block32<T, 8>::Raw& raw, int) {
     Group group{{}, half_bits(raw.d), 0.0f};
 #pragma unroll
     for (int i = 0; i < 4; ++i) group.codes[i] = static_cast<int>(raw.codes[4 * G + i]);
     return group;
   }
+};
+
+struct Q8_0 : Bytes32<Q8_0> {
+  static constexpr int kType = 8, kBytes = 34;
+  enum { kCodes, kScale };
+  static constexpr Field kFields[] = {{2, 32}, {0, 2}};
 };
 
 // Q8_0 with the sum of its codes, which the weights do not need.
-struct Q8_1 : WholeBlock {
-  static constexpr int kType = 9, kBlock = 32, kBytes = 36, kGroups = 2, kOffset = 0;
-  static constexpr bool kMins = false;
+struct Q8_1 : Bytes32<Q8_1> {
+  static constexpr int kType = 9, kBytes = 36;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{4, 32}, {0, 4}};
-  struct Raw {
-    uint32_t codes[8];
-    uint16_t d;
-  };
-  template <class View>
-  static __device__ __forceinline__ Raw load(const View& view, int block, int) {
-    Raw raw;
-    read_words<kCodes>(view, block, 0, raw.codes);
-    raw.d = read_u16<kScale>(view, block);
-    return raw;
-  }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    Group group{{}, half_bits(raw.d), 0.0f};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] = static_cast<int>(raw.codes[4 * G + i]);
-    return group;
-  }
 };
 
 // 256 signed bytes under a float32 scale, and sums that the weights do not need.
 struct Q8_K : WholeBlock {
-  static constexpr int kType = 15, kBlock = 256, kBytes = 292, kGroups = 2, kOffset = 0;
+  static constexpr int kType = 15, kBlock = 256, kBytes = 292, kGroups = 2, kSpan = 2, kOffset = 0;
   static constexpr bool kMins = false;
   enum { kCodes, kSums, kScale };
   static constexpr Field kFields[] = {{4, 256}, {260, 32}, {0, 4}};
@@ -191,7 +169,7 @@ struct Q8_K : WholeBlock {
     return group;
   }
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
+  static constexpr __device__ __forceinline__ int first(int step) {
     return 32 * step + 16 * G;
   }
 };

@@ -7,6 +7,7 @@
 #include "hip/quants/i_quants.h"
 #include "hip/quants/k_quants.h"
 #include "hip/quants/simple.h"
+#include "hip/quants/tables.h"
 #include "hip/quants/ternary.h"
 
 namespace rocmforge::gpu {

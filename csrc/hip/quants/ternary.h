@@ -19,7 +19,7 @@ constexpr uint32_t power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1)
 // 32 bytes of five digits (160 weights), 16 bytes of five (80), 4 bytes of four (16). The first
 // step is four digits of the 32 bytes; the second is their fifth and everything else.
 struct TQ1_0 {
-  static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kOffset = 1;
+  static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kSpan = 2, kOffset = 1;
   static constexpr bool kMins = false;
   enum { kBody, kTail, kLast, kScale };
   static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 4}, {52, 2}};
@@ -52,32 +52,40 @@ struct TQ1_0 {
     return group;
   }
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
+  static constexpr __device__ __forceinline__ int first(int step) {
     return 128 * step + 16 * G;
   }
 };
 
-struct TQ2_0 : FourGroups {
-  static constexpr int kType = 35, kBlock = 256, kBytes = 66, kGroups = 4, kOffset = 1;
+// A step is 32 bytes, whose four fields of 2 bits are 32 weights apart.
+struct TQ2_0 {
+  static constexpr int kType = 35, kBlock = 256, kBytes = 66, kGroups = 8, kSpan = 2, kOffset = 1;
   static constexpr bool kMins = false;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{0, 64}, {64, 2}};
   struct Raw {
-    uint32_t codes[4];
+    uint32_t codes[8];
     uint16_t d;
   };
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
-    read_words<kCodes>(view, block, 16 * step, raw.codes);
+    read_words<kCodes>(view, block, 32 * step, raw.codes);
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
     Group group{{}, half_bits(raw.d), 0.0f};
-    bit_fields<2>(raw.codes, 2 * G, group.codes);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      group.codes[i] = static_cast<int>(raw.codes[4 * (G & 1) + i] >> (G / 2 * 2) & 0x03030303);
+    }
     return group;
+  }
+  template <int G>
+  static constexpr __device__ __forceinline__ int first(int step) {
+    return 128 * step + 16 * G;
   }
 };
 

@@ -6,10 +6,16 @@
 //   kFields                 the parts of a block in the order of the packed layout (layout 1), most
 //                           strictly aligned first
 //   kGroups                 groups of 16 weights that a lane handles in one step
+//   kSpan                   1, or 2 where groups 2j and 2j + 1 are 32 weights in a row with one
+//   scale
+//                           and one minimum
 //   kOffset, kMins          weight = scale * (code - kOffset), plus a minimum if kMins
 //   Raw                     the bytes of one step, in registers
 //   load(view, block, step) reads them; nothing is computed, so that many loads can be under way
-//   decode<G>(raw, step)    group G: 16 codes as signed bytes, their scale, their minimum
+//   decode<G>(raw, step)    group G: 16 codes as signed bytes, their scale, their minimum. Types
+//   with
+//                           look-up tables (quants/tables.h) take them as a third argument, from
+//                           device memory if it is left out
 //   first<G>(step)          where group G's first weight stands in the block
 // Scales are rounded as gguf-py rounds them (most are exact in float32), so that
 // add_rn(mul_rn(scale, code - kOffset), min) is its value to the bit.
@@ -51,18 +57,45 @@ __device__ __forceinline__ void load_words(const uint8_t* from, uint32_t (&words
   } else if constexpr (Align % 4 == 0) {
 #pragma unroll
     for (int i = 0; i < Words; ++i) words[i] = reinterpret_cast<const uint32_t*>(from)[i];
-  } else if constexpr (Align % 2 == 0) {
+  } else {
+    static_assert(Align % 4 == 0, "see load_unaligned");
+  }
+}
+
+// The same from any address, by reads of aligned words. kAlign is 1 or 2; kHead says that the field
+// is the first of its block. Of an even address nothing outside the block is read; of an odd one
+// the first word may begin up to 3 bytes before the matrix.
+template <int Words, int kAlign, bool kHead>
+__device__ __forceinline__ void load_unaligned(const uint8_t* from, uint32_t (&words)[Words]) {
+  const auto past = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) & 3u;
+  if constexpr (kHead) {
+    static_assert(kAlign == 2);
+    // Words from the first aligned address on, and the two bytes before it.
+    const auto* aligned = reinterpret_cast<const uint32_t*>(from + past);
+    uint32_t before = static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(from)) << 16;
+    const uint32_t selector = past ? byte_selector(2) : byte_selector(4);
 #pragma unroll
     for (int i = 0; i < Words; ++i) {
-      const auto* halves = reinterpret_cast<const uint16_t*>(from) + 2 * i;
-      words[i] = halves[0] | static_cast<uint32_t>(halves[1]) << 16;
+      const uint32_t word = aligned[i];
+      words[i] = select_bytes(before, word, selector);
+      before = word;
     }
   } else {
+    // Words from the last aligned address on, and the bytes that these leave out.
+    const auto* aligned = reinterpret_cast<const uint32_t*>(from - past);
+    const uint8_t* end = from + 4 * Words;
+    const uint32_t selector = byte_selector(0) + past * (byte_selector(1) - byte_selector(0));
+    uint32_t loaded[Words + 1];
 #pragma unroll
-    for (int i = 0; i < Words; ++i) {
-      const uint8_t* bytes = from + 4 * i;
-      words[i] = bytes[0] | bytes[1] << 8 | bytes[2] << 16 | static_cast<uint32_t>(bytes[3]) << 24;
+    for (int i = 0; i < Words; ++i) loaded[i] = aligned[i];
+    if constexpr (kAlign == 2) {
+      loaded[Words] = reinterpret_cast<const uint16_t*>(end)[-1];
+    } else {
+      const uint32_t last = end[-3] | end[-2] << 8 | static_cast<uint32_t>(end[-1]) << 16;
+      loaded[Words] = last >> (8 * (3 - past));
     }
+#pragma unroll
+    for (int i = 0; i < Words; ++i) words[i] = select_bytes(loaded[i], loaded[i + 1], selector);
   }
 }
 
@@ -80,6 +113,10 @@ struct FileView {
     return largest_power_of_two(T::kBytes | T::kFields[F].offset | 16);
   }
   template <int F>
+  static constexpr bool head() {
+    return T::kFields[F].offset == 0;
+  }
+  template <int F>
   __device__ __forceinline__ const uint8_t* field(int block) const {
     return row + static_cast<int64_t>(block) * T::kBytes + T::kFields[F].offset;
   }
@@ -89,15 +126,21 @@ struct FileView {
 template <class T>
 struct PackedView {
   const uint8_t* matrix;
-  int64_t total;  // blocks of the matrix
-  int64_t first;  // the row's first block
+  int64_t total;   // blocks of the matrix
+  uint32_t first;  // the row's first block; a matrix has fewer than 2^32
 
   __device__ PackedView(const uint8_t* matrix, int64_t rows, int64_t row_bytes, int64_t n)
-      : matrix(matrix), total(rows * (row_bytes / T::kBytes)), first(n * (row_bytes / T::kBytes)) {}
+      : matrix(matrix),
+        total(rows * (row_bytes / T::kBytes)),
+        first(static_cast<uint32_t>(n) * static_cast<uint32_t>(row_bytes / T::kBytes)) {}
 
   template <int F>
   static constexpr int align() {
     return largest_power_of_two(T::kFields[F].size | 16);
+  }
+  template <int F>
+  static constexpr bool head() {
+    return false;
   }
   template <int F>
   __device__ __forceinline__ const uint8_t* field(int block) const {
@@ -106,7 +149,8 @@ struct PackedView {
       for (int f = 0; f < F; ++f) sum += T::kFields[f].size;
       return sum;
     }();
-    return matrix + total * before + (first + block) * T::kFields[F].size;
+    constexpr uint64_t size = T::kFields[F].size;
+    return matrix + total * before + (first + static_cast<uint32_t>(block)) * size;
   }
 };
 
@@ -115,7 +159,12 @@ template <int F, int Words, class View>
 __device__ __forceinline__ void read_words(const View& view, int block, int at,
                                            uint32_t (&words)[Words]) {
   constexpr int align = smaller(View::template align<F>(), largest_power_of_two(4 * Words | 16));
-  load_words<Words, align>(view.template field<F>(block) + at, words);
+  const uint8_t* from = view.template field<F>(block) + at;
+  if constexpr (align < 4) {
+    load_unaligned<Words, align, View::template head<F>()>(from, words);
+  } else {
+    load_words<Words, align>(from, words);
+  }
 }
 
 template <int F, class View>
@@ -155,23 +204,37 @@ __device__ __forceinline__ void bit_fields(const uint32_t (&bytes)[4], int from,
   for (int i = 0; i < 4; ++i) codes[i] = static_cast<int>(bytes[i] >> from & mask);
 }
 
+// Puts bits [From, From + Width) of 16 bytes at bit To of the codes.
+template <int Width, int From, int To>
+__device__ __forceinline__ void add_bits(const uint32_t (&bytes)[4], int (&codes)[4]) {
+  constexpr uint32_t mask = (((1u << Width) - 1) << To) * 0x01010101u;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t moved = From > To ? bytes[i] >> (From > To ? From - To : 0)
+                                     : bytes[i] << (From > To ? 0 : To - From);
+    codes[i] |= static_cast<int>(moved & mask);
+  }
+}
+
 // The low four bits as the lowest bits of four bytes.
 __device__ __forceinline__ int bits_to_bytes(uint32_t bits) {
   return static_cast<int>((bits & 15) * 0x00204081 & 0x01010101);
 }
 
-// Where groups stand when a step is a block.
+// Where groups stand when a step is a block of one scale and one minimum.
 struct WholeBlock {
+  static constexpr int kSpan = 2;
   template <int G>
-  static __device__ __forceinline__ int first(int) {
+  static constexpr __device__ __forceinline__ int first(int) {
     return 16 * G;
   }
 };
 
 // Where groups stand in blocks of 256 whose bytes hold weights 32 apart, 128 to a half.
 struct FourGroups {
+  static constexpr int kSpan = 1;
   template <int G>
-  static __device__ __forceinline__ int first(int step) {
+  static constexpr __device__ __forceinline__ int first(int step) {
     return step / 2 * 128 + 32 * G + 16 * (step & 1);
   }
 };
