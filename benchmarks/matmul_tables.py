@@ -25,7 +25,7 @@ def markdown(record: dict[str, Any]) -> str:
     lines = [BEGIN.format(**keys), *heading(record)]
     for n, k in shapes:
         lines += ["", *shape_table(record, n, k)]
-    if PEER_CARD in record["card"]:
+    if PEER_CARD in record["card"] and any(name in PEER_FIGURES for name, *_ in figures):
         lines += ["", *peer_table(figures)]
     return "\n".join([*lines, END.format(**keys)])
 
