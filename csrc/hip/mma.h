@@ -11,6 +11,8 @@
 //   slot(lane), of kSlots               which 16 of the kMmaDepth values those spans are
 //   acc_row(lane, e), acc_col(lane, e)  where element e of the lane's part of the tile stands
 //
+// Columns can be had eight at a time on NVIDIA; kFewestTileCols is for host code, too.
+//
 // Beside compat.h this is the only file that asks for the architecture. AMD's layouts are those of
 // its matrix instruction calculator, NVIDIA's those of PTX ISA, "Matrix fragments for
 // mma.m16n8k16". Device code only: the constants differ between the architectures of one binary.
@@ -33,6 +35,14 @@ template <typename T>
 __device__ __forceinline__ Span<T> load_span(const T* from) {
   const uint4 low = reinterpret_cast<const uint4*>(from)[0];
   const uint4 high = reinterpret_cast<const uint4*>(from)[1];
+  return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+}
+
+// The same where the second half of the span stands `apart` values after the first.
+template <typename T>
+__device__ __forceinline__ Span<T> load_halves(const T* from, int apart) {
+  const uint4 low = *reinterpret_cast<const uint4*>(from);
+  const uint4 high = *reinterpret_cast<const uint4*>(from + apart);
   return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
 
@@ -90,6 +100,24 @@ __device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
 #endif
 
 constexpr int kMmaDepth = 16 * kSlots;
+
+#if defined(__HIP__)
+constexpr int kFewestTileCols = 16;
+#else
+constexpr int kFewestTileCols = 8;
+#endif
+
+// Bytes 0 and 1 (Half 0) or 2 and 3 (Half 1) of a word as two float16 numbers: kHalfOfByte0 more
+// than the bytes, since a byte is the lowest bits of a float16 between 1024 and 2048.
+constexpr int kHalfOfByte0 = 1024;
+template <int Half>
+__device__ __forceinline__ uint32_t bytes_as_halves(uint32_t bytes) {
+#if defined(__HIP__)
+  return __builtin_amdgcn_perm(0x64646464u, bytes, Half ? 0x04030402u : 0x04010400u);
+#else
+  return __byte_perm(bytes, 0x64646464u, Half ? 0x4342 : 0x4140);
+#endif
+}
 
 // A lane's part of a 16 x (16 / kLaneRowsB * Rows) tile; Tile is all 16 columns.
 template <int Rows>

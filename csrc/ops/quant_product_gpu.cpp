@@ -1,21 +1,25 @@
 // Registers quant_matmul and quant_matmul_transposed for the GPU.
 //
-// A product of a few rows is a matvec with integer dot products. Others expand the weight, part by
-// part, into a bounded scratch tensor for the vendor's GEMM.
+// A product of one or two rows is a matvec with integer dot products, one of some more runs on
+// matrix units with weights decoded in registers. Others expand the weight, part by part, into a
+// bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <array>
 
 #include "hip/dequantize.h"
 #include "hip/matvec.h"
+#include "hip/tile.h"
 #include "ops/control.h"
 
 namespace rocmforge {
 namespace {
 
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
+constexpr int64_t kMaxTileRows = 256;  // up to which decoding weights in registers is
 
 // A weight of plain numbers of `dtype` as an ordinary tensor, without a copy.
 Tensor plain_values(const Weight& weight, ScalarType dtype) {
@@ -32,23 +36,57 @@ bool holds(const QuantTypeInfo& type, ScalarType dtype) {
                                                                          : 30);
 }
 
+// out[:, first : first + cols] = product [rows, cols] + bias[first : first + cols], converted.
 void finish(const GpuLaunch& launch, const Tensor& product, const Tensor* bias, int64_t cols,
             const Tensor& out, int64_t first) {
   const int64_t width = last_size(out), size = out.scalar_type() == ScalarType::Float ? 4 : 2;
   const auto* shifts = bias ? static_cast<const char*>(bias->const_data_ptr()) : nullptr;
   const int64_t bias_size = bias && bias->scalar_type() != ScalarType::Float ? 2 : 4;
-  const Tensor dense = torch::stable::contiguous(product);
-  launch.done(gpu::finish_product(gpu_dtype(dense), dense.const_data_ptr(), product.numel() / cols,
-                                  cols, bias ? gpu_dtype(*bias) : gpu::DType::kFloat32,
-                                  shifts ? shifts + first * bias_size : nullptr, gpu_dtype(out),
-                                  static_cast<char*>(out.mutable_data_ptr()) + first * size, width,
-                                  launch.stream()));
+  launch.done(gpu::finish_product(
+      gpu_dtype(product), product.const_data_ptr(), product.numel() / cols, cols,
+      bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, shifts ? shifts + first * bias_size : nullptr,
+      gpu_dtype(out), static_cast<char*>(out.mutable_data_ptr()) + first * size, width,
+      launch.stream()));
 }
 
-// x [rows, k] in the type that products are computed in.
+// t [..., k] as a matrix; a copy where its rows are not evenly spaced.
+Tensor as_matrix(const Tensor& t, int64_t k) {
+  if (t.dim() == 2) return t;
+  return torch::stable::view(torch::stable::contiguous(t),
+                             std::vector<int64_t>{k ? t.numel() / k : 0, k});
+}
+
+// The vendor's GEMM: out = a . b, out's rows perhaps apart.
+void multiply_into(Tensor& out, const Tensor& a, const Tensor& b) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                    torch::stable::detail::from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  out = torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// out[:, first : first + columns of b] = a . b + bias, by a GEMM that writes there itself if it
+// can.
+void multiply(const GpuLaunch& launch, const Tensor& a, const Tensor& b, const Tensor* bias,
+              Tensor& out, int64_t first) {
+  const int64_t cols = b.size(1), width = last_size(out);
+  if (!bias && a.scalar_type() == out.scalar_type()) {
+    Tensor part = torch::stable::view(out, std::vector<int64_t>{out.numel() / width, width});
+    part = torch::stable::narrow(part, 1, first, cols);
+    return multiply_into(part, a, b);
+  }
+  Tensor product =
+      torch::stable::new_empty(a, std::vector<int64_t>{a.size(0), cols}, a.scalar_type());
+  multiply_into(product, a, b);
+  finish(launch, product, bias, cols, out, first);
+}
+
+// x [..., k] as a matrix of the type that products are computed in.
 Tensor product_input(const Tensor& x) {
-  return exact() && x.scalar_type() != ScalarType::Float ? torch::stable::to(x, ScalarType::Float)
-                                                         : x;
+  const Tensor rows = as_matrix(x, last_size(x));
+  return exact() && x.scalar_type() != ScalarType::Float
+             ? torch::stable::to(rows, ScalarType::Float)
+             : rows;
 }
 
 int64_t part_of(int64_t total, int64_t elements_each, ScalarType dtype, int64_t multiple) {
@@ -65,8 +103,7 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
   const gpu::QuantMatrix& w = weight.matrix;
   if (holds(type, dtype)) {
     const Tensor values = plain_values(weight, dtype);
-    return finish(launch, torch::stable::matmul(input, torch::stable::transpose(values, 0, 1)),
-                  bias, w.rows, out, 0);
+    return multiply(launch, input, torch::stable::transpose(values, 0, 1), bias, out, 0);
   }
   const int64_t part = part_of(w.rows, w.cols, dtype, 1);
   Tensor scratch = torch::stable::new_empty(x, std::vector<int64_t>{part, w.cols}, dtype);
@@ -75,19 +112,45 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
     Tensor values = torch::stable::narrow(scratch, 0, 0, count);
     launch.done(gpu::dequantize(w, n, nullptr, count, gpu_dtype_of(dtype),
                                 values.mutable_data_ptr(), launch.stream()));
-    finish(launch, torch::stable::matmul(input, torch::stable::transpose(values, 0, 1)), bias,
-           count, out, n);
+    multiply(launch, input, torch::stable::transpose(values, 0, 1), bias, out, n);
   }
 }
 
 void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                       const Tensor* bias, Tensor& out) {
   const Tensor input = torch::stable::contiguous(x);
-  launch.done(
-      gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
-                   bias ? bias->const_data_ptr() : nullptr,
-                   bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                   out.mutable_data_ptr(), launch.stream()}));
+  launch.done(gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
+                           bias ? bias->const_data_ptr() : nullptr,
+                           bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
+                           out.mutable_data_ptr(), launch.stream()}));
+}
+
+// On matrix units, the weights decoded in registers.
+void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                  const Tensor* bias, Tensor& out) {
+  const gpu::QuantMatrix& w = weight.matrix;
+  Tensor input = as_matrix(x, w.cols);
+  if (input.stride(1) != 1) input = torch::stable::contiguous(input);
+  const int64_t rows = input.size(0);
+  const Tensor workspace = torch::stable::new_empty(
+      x, std::vector<int64_t>{gpu::tile_input_bytes(rows, w.cols)}, ScalarType::Byte);
+  const gpu::TileInput values = gpu::place_tile_input(workspace.mutable_data_ptr(), rows, w.cols);
+  launch.done(gpu::tile_input(gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows, w.cols,
+                              values, launch.stream()));
+  launch.done(gpu::tile({w, values, rows, bias ? bias->const_data_ptr() : nullptr,
+                         bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
+                         out.mutable_data_ptr(), launch.stream()}));
+}
+
+// Products over no columns.
+void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
+  if (!bias) {
+    torch::stable::zero_(out);
+    return;
+  }
+  Tensor zeros = torch::stable::new_empty(out, out.sizes());
+  torch::stable::zero_(zeros);
+  finish(launch, zeros, bias, last_size(out), out, 0);
 }
 
 }  // namespace
@@ -98,9 +161,13 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   if (bias) dense = torch::stable::contiguous(*bias);
   const Tensor* const shifts = dense ? &*dense : nullptr;
   const int64_t k = weight.matrix.cols;
-  const bool few = k > 0 && k <= gpu::kMaxMatvecCols && x.numel() / k <= gpu::kMaxMatvecRows;
-  if (few && type.is_quantized() && !exact()) {
+  if (k == 0) return empty_product(launch, shifts, out);
+  const int64_t rows = x.numel() / k;
+  const bool in_kernel = type.is_quantized() && !exact();
+  if (in_kernel && rows <= gpu::kMaxMatvecRows && k <= gpu::kMaxMatvecCols) {
     few_rows_product(launch, x, weight, shifts, out);
+  } else if (in_kernel && rows <= kMaxTileRows) {
+    tile_product(launch, x, weight, shifts, out);
   } else {
     expanded_product(launch, x, weight, type, shifts, out);
   }
@@ -135,7 +202,7 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
   const Tensor input = product_input(g);
   const ScalarType dtype = input.scalar_type();
   if (holds(type, dtype)) {
-    finish(launch, torch::stable::matmul(input, plain_values(weight, dtype)), nullptr, k, out, 0);
+    multiply(launch, input, plain_values(weight, dtype), nullptr, out, 0);
     return out;
   }
   // Columns of blocks: every part of the result is one product.
@@ -150,7 +217,7 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
     values = torch::stable::view(values, std::vector<int64_t>{w.rows, columns.cols});
     launch.done(gpu::dequantize(columns, 0, nullptr, w.rows, gpu_dtype_of(dtype),
                                 values.mutable_data_ptr(), launch.stream()));
-    finish(launch, torch::stable::matmul(input, values), nullptr, columns.cols, out, first);
+    multiply(launch, input, values, nullptr, out, first);
   }
   return out;
 }

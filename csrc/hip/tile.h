@@ -1,0 +1,49 @@
+// Products of a quantized matrix with several rows of activations, on matrix units.
+#pragma once
+
+#include "hip/matrix.h"
+
+namespace rocmforge::gpu {
+
+// Rows of x for which the weights are read once.
+constexpr int64_t kTileRows = 64;
+
+// Rows of x as the kernels read them: float16, each row under a power of two so that none
+// overflows, [chunk][cols / 8][rows of a chunk][8] so that what a wave loads at once is contiguous.
+struct TileInput {
+  uint16_t* values;
+  float* factors;  // [rows], what products of the values have to be multiplied by
+  int chunk_rows;  // kTileRows, or fewer where there is only one chunk
+};
+
+// Bytes of a workspace for TileInput, which place_tile_input divides.
+int64_t tile_input_bytes(int64_t rows, int64_t cols);
+TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols);
+
+// x [rows, cols], rows `stride` elements apart, with the alignment of its elements. A row with an
+// infinity or a NaN keeps it.
+Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
+                  const TileInput& out, Stream stream);
+
+// out[m, n] = x[m] . w[n] + bias[n] for m < rows, with weights rounded to float16, summed in
+// float32.
+struct TileCall {
+  QuantMatrix w;
+  TileInput x;
+  int64_t rows;
+  const void* bias;  // [w.rows] or null
+  DType bias_dtype;
+  DType dtype;  // of out
+  void* out;    // [rows, w.rows]
+  Stream stream;
+};
+
+Status tile(const TileCall& call);
+
+// The same for the types of one family each (quants/table.h), which are compiled apart.
+Status tile_simple(const TileCall& call);
+Status tile_k(const TileCall& call);
+Status tile_grid(const TileCall& call);
+Status tile_small(const TileCall& call);
+
+}  // namespace rocmforge::gpu

@@ -1,0 +1,207 @@
+// The tile kernel, a template over type, layout and rows of x; instances are in tile_*.hip.
+//
+// A wave multiplies 16 rows of w by all rows of x of a chunk. A lane turns its weights into float16
+// in registers, where the matrix units take them; the order of k is the one in which the type's
+// steps hold it. The waves of a block share its rows and their columns; partial sums meet in LDS in
+// a fixed order.
+#pragma once
+
+#include "hip/convert.h"
+#include "hip/dispatch.h"
+#include "hip/mma.h"
+#include "hip/quants/table.h"
+#include "hip/tile.h"
+#include "hip/typed_memory.h"
+
+namespace rocmforge::gpu {
+
+constexpr int kTileWaves = 8;  // of a block
+
+// Weights are multiplied by 2^kTileShift, which puts those of ordinary models (1e-5 to 100) in the
+// middle of what float16 resolves. Types whose scales are powers of two, or whose blocks reach
+// further up, need less.
+template <class T>
+constexpr int kTileShift = 4;
+template <>
+constexpr int kTileShift<Q6_K> = 2;
+template <>
+constexpr int kTileShift<IQ4_XS> = 2;
+template <>
+constexpr int kTileShift<MXFP4> = 0;
+template <>
+constexpr int kTileShift<NVFP4> = 0;
+
+// Steps of a row whose loads a lane keeps under way.
+template <class T>
+constexpr int kTileAhead = sizeof(typename T::Raw) <= 24 ? 2 : 1;
+
+struct TileArgs {
+  const uint8_t* w;
+  int64_t w_rows, row_bytes;
+  int cols, x_rows;
+  int row_waves;  // waves of a block side by side in rows; the others divide the columns
+  const __half* x;
+  const float* factors;
+  const void* bias;
+  DType bias_dtype, dtype;
+  void* out;
+};
+
+// scale * (code - offset) + min, zeros unless `inside`.
+template <class T>
+__device__ __forceinline__ Span<__half> half_values(const Group& group, bool inside) {
+  // Types with an offset or a minimum have codes that are not negative.
+  constexpr bool kSigned = T::kOffset == 0 && !T::kMins;
+  constexpr float kPower = 1 << kTileShift<T>;
+  const __half2 offset = __float2half2_rn(kHalfOfByte0 + (kSigned ? 128 : 0) + T::kOffset);
+  const __half2 scale = __float2half2_rn(inside ? group.scale * kPower : 0.0f);
+  [[maybe_unused]] __half2 min;
+  if constexpr (T::kMins) min = __float2half2_rn(inside ? group.min * kPower : 0.0f);
+  Span<__half> span;
+  for_each_group<8>([&](auto pair) {
+    uint32_t bytes = static_cast<uint32_t>(group.codes[pair / 2]);
+    if constexpr (kSigned) bytes ^= 0x80808080u;
+    const uint32_t halves = bytes_as_halves<pair % 2>(bytes);
+    __half2 values = __hsub2(reinterpret_cast<const __half2&>(halves), offset);  // exact
+    if constexpr (T::kMins) {
+      values = __hfma2(values, scale, min);
+    } else {
+      values = __hmul2(values, scale);
+    }
+    span.words[pair] = reinterpret_cast<const uint32_t&>(values);
+  });
+  return span;
+}
+
+template <class T, class View, int kChunk>
+__global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs args) {
+  constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
+  using Acc = TileOf<kHalves>;
+  constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
+  const int lane = threadIdx.x % kWaveSize, wave = threadIdx.x / kWaveSize;
+  const int row_waves = args.row_waves, k_waves = kTileWaves / row_waves;
+  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * row_waves * 16;
+  const int chunk = static_cast<int>(blockIdx.y), left = args.x_rows - chunk * kChunk;
+  const int x_rows = left < kChunk ? left : kChunk;
+  const int steps = args.cols / (16 * T::kGroups);
+  const int turns = (steps + kSlots - 1) / kSlots, turns_apart = k_waves * kAhead;
+
+  int64_t rows[kLaneRowsA];
+#pragma unroll
+  for (int i = 0; i < kLaneRowsA; ++i) {
+    // Rows past the last are computed like it and left out.
+    const int64_t row = block_row + wave % row_waves * 16 + row_of_a(lane, i);
+    rows[i] = row < args.w_rows ? row : args.w_rows - 1;
+  }
+  const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
+
+  // The step of a turn that is this lane's; those past the last are multiplied by 0.
+  const auto step_of = [&](int turn) {
+    const int step = turn * kSlots + slot(lane);
+    return step < steps ? step : steps - 1;
+  };
+  typename T::Raw raw[kAhead][kLaneRowsA];
+  const auto load = [&](int turn, typename T::Raw(&to)[kLaneRowsA]) {
+    const int s = step_of(turn);
+#pragma unroll
+    for (int i = 0; i < kLaneRowsA; ++i) {
+      to[i] =
+          T::load(View(args.w, args.w_rows, args.row_bytes, rows[i]), s / kSteps<T>, s % kSteps<T>);
+    }
+  };
+  Acc sums[kTiles] = {};
+  const int first_turn = wave / row_waves * kAhead;
+#pragma unroll
+  for (int a = 0; a < kAhead; ++a) load(first_turn + a, raw[a]);
+
+  for (int at = first_turn; at < turns; at += turns_apart) {
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int turn = at + a, s = step_of(turn), block = s / kSteps<T>, step = s % kSteps<T>;
+      const bool inside = turn * kSlots + slot(lane) < steps;
+      for_each_group<T::kGroups>([&](auto g) {
+        Span<__half> weights[kLaneRowsA];
+#pragma unroll
+        for (int i = 0; i < kLaneRowsA; ++i) {
+          weights[i] = half_values<T>(T::template decode<g>(raw[a][i], step), inside);
+        }
+        const int k = block * T::kBlock + T::template first<g>(step);
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          if (kTiles > 1 && t * Acc::kCols >= x_rows) break;
+          Span<__half> values[kHalves];
+#pragma unroll
+          for (int j = 0; j < kHalves; ++j) {
+            const int row = t * Acc::kCols + row_of_b(lane, j);
+            values[j] = load_halves(x + k * kChunk + row * 8, kChunk * 8);
+          }
+          mma(sums[t], weights, values);
+        }
+      });
+      load(turn + turns_apart, raw[a]);
+    }
+  }
+
+  // [wave][row of x][row of w]
+  __shared__ float partial[kTileWaves][kChunk][16];
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int e = 0; e < Acc::kElements; ++e) {
+      partial[wave][t * Acc::kCols + acc_col(lane, e)][acc_row(lane, e)] = sums[t].values[e];
+    }
+  }
+  __syncthreads();
+  const int block_rows = row_waves * 16;
+  for (int i = threadIdx.x; i < x_rows * block_rows; i += kTileWaves * kWaveSize) {
+    const int m = i / block_rows, n = i - m * block_rows;
+    const int64_t row = block_row + n, x_row = static_cast<int64_t>(chunk) * kChunk + m;
+    if (row >= args.w_rows) continue;
+    float sum = 0.0f;
+    for (int part = 0; part < k_waves; ++part) {
+      sum += partial[part * row_waves + n / 16][m][n % 16];
+    }
+    constexpr float kPower = 1.0f / (1 << kTileShift<T>);
+    const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
+    store_as(args.dtype, args.out, x_row * args.w_rows + row,
+             sum * (kPower * args.factors[x_row]) + shift);
+  }
+}
+
+// Waves of a block side by side in rows: as many as leave every compute unit several blocks.
+inline int row_waves_for(int64_t w_rows, int64_t chunks, int chunk_rows) {
+  const int64_t tiles = (w_rows + 15) / 16 * chunks;
+  const int64_t blocks = static_cast<int64_t>(chunk_rows < 64 ? 6 : 3) * device_compute_units();
+  int waves = 1;
+  while (2 * waves <= kTileWaves && tiles / (2 * waves) >= blocks) waves *= 2;
+  return waves;
+}
+
+template <class T, int kChunk>
+void launch_tile(const TileCall& call) {
+  const QuantMatrix& w = call.w;
+  const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
+  const int row_waves = row_waves_for(w.rows, chunks, kChunk);
+  const dim3 grid(static_cast<unsigned>((w.rows + 16 * row_waves - 1) / (16 * row_waves)),
+                  static_cast<unsigned>(chunks));
+  const auto kernel =
+      w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
+  kernel<<<grid, kTileWaves * device_wave_size(), 0, static_cast<gpuStream_t>(call.stream)>>>(
+      TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
+               row_waves, reinterpret_cast<const __half*>(call.x.values), call.x.factors, call.bias,
+               call.bias_dtype, call.dtype, call.out});
+}
+
+template <class Types>
+Status tile_of(const TileCall& call) {
+  with_type_of(Types{}, call.w.qtype, [&](auto type) {
+    using T = decltype(type);
+    if constexpr (kFewestTileCols < 16) {
+      if (call.x.chunk_rows == kFewestTileCols) return launch_tile<T, kFewestTileCols>(call);
+    }
+    return call.x.chunk_rows == 16 ? launch_tile<T, 16>(call) : launch_tile<T, kTileRows>(call);
+  });
+  return launch_status();
+}
+
+}  // namespace rocmforge::gpu

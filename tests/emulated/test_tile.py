@@ -1,0 +1,212 @@
+"""The tile kernels, compiled for AMD and executed, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulated_tensors import DTYPE_CODES, from_bits, give, take
+
+from rocmforge_torch.ops.reference import pack_weight, quant_ops
+from rocmforge_torch.ops.reference.quants.registry import FORMATS
+from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
+from tests.ops.quant_blocks import named, random_blocks
+from tools.amd.emulator import Emulator, Run, Struct
+from tools.amd.emulator.messages import Buffer
+from tools.amd.toolchain import CSRC
+
+Field = tuple[str, Buffer | Struct | int | float]
+pytestmark = pytest.mark.emulated
+HIP = CSRC / "hip"
+# The families of csrc/hip/quants/table.h that are not "simple".
+FAMILIES = {
+    "k": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    "grid": ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
+    "small": ("IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
+}
+FAMILY = {name: family for family, names in FAMILIES.items() for name in names}
+QUANTIZED = [row for row in map(QUANT_TYPES.__getitem__, FORMATS) if row.is_quantized]
+MATRIX = {"gfx1100": "v_wmma_", "gfx1201": "v_wmma_", "gfx942": "v_mfma_"}
+
+
+def pointer(buffer: Buffer | None) -> Field:
+    return ("c_void_p", 0 if buffer is None else buffer)
+
+
+def chunk_rows(rows: int) -> int:
+    return 16 if rows <= 16 else 64
+
+
+def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [chunks, cols / 8, rows of a chunk, 8] and factors of x, whose rows may be apart."""
+    base = x if x._base is None else x._base
+    (rows, cols), chunk = x.shape, chunk_rows(len(x))
+    chunks, offset = -(-rows // chunk), x.storage_offset()
+    values = take((chunks, cols // 8, chunk, 8), torch.float16)
+    factors = take((chunks * chunk,), torch.float32)
+    fields = [pointer(values), pointer(factors), ("c_int", chunk)]
+    element = base.flatten()[offset:]
+    run = emulator.launch(
+        HIP / "tile_input.hip",
+        arch,
+        "tile_input",
+        [
+            DTYPE_CODES[x.dtype],
+            give(element, offset),
+            x.stride(0),
+            rows,
+            cols,
+            Struct(fields),
+            None,
+        ],
+    )
+    return torch.from_numpy(run.outputs[0]), torch.from_numpy(run.outputs[1])
+
+
+def tile(
+    emulator: Emulator,
+    arch: str,
+    row: QuantType,
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    layout: int = 0,
+    bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Run]:
+    """x [rows, K], its rows perhaps apart, times qweight [n, row_bytes] in file order."""
+    (rows, cols), (n, row_bytes) = x.shape, qweight.shape
+    values, factors = tile_input(emulator, arch, x)
+    data = pack_weight(qweight, row.id) if layout else qweight
+    fields: list[Field] = [
+        ("c_int", row.id),
+        ("c_int", layout),
+        pointer(give(data)),
+        ("c_int64", n),
+        ("c_int64", cols),
+        ("c_int64", row_bytes),
+        (
+            "struct",
+            Struct([pointer(give(values)), pointer(give(factors)), ("c_int", values.shape[2])]),
+        ),
+        ("c_int64", rows),
+        pointer(give(bias)),
+        ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
+        ("c_int", DTYPE_CODES[x.dtype]),
+        pointer(take((rows, n), x.dtype)),
+        pointer(None),
+    ]
+    function = f"tile_{FAMILY.get(row.name, 'simple')}"
+    run = emulator.launch(HIP / f"{function}.hip", arch, function, [Struct(fields)])
+    return from_bits(run.outputs[0], x.dtype), run
+
+
+def weights(row: QuantType, n: int, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """qweight and its values in float64."""
+    qweight = torch.from_numpy(random_blocks(row, n * blocks)).view(n, -1)
+    return qweight, quant_ops.dequantize(qweight, row.id).double()
+
+
+def as_half(x: torch.Tensor) -> torch.Tensor:
+    """x as float16 holds it under a power of two for each row."""
+    power = torch.exp2(14 - x.double().abs().amax(-1, keepdim=True).log2().floor())
+    return (x.double() * power).half().double() / power
+
+
+def assert_is_half_product(
+    got: torch.Tensor,
+    x: torch.Tensor,
+    values: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> None:
+    """No more than twice as far from the float64 product as that of factors in float16."""
+    want = x.double() @ values.T
+    half = as_half(x) @ as_half(values).T
+    assert got.isfinite().all()
+    if bias is not None:
+        want, half = want + bias.double(), half + bias.double()
+    half = half.to(got.dtype).double()
+    error, allowed = (got.double() - want).norm(), (half - want).norm()
+    assert error <= 2 * allowed, (float(error), float(allowed))
+    assert error**2 <= 1e-4 * want.norm() ** 2
+
+
+@pytest.mark.parametrize("arch", MATRIX)
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("rows", [3, 66])
+def test_rows_in_half_precision(
+    emulator: Emulator, arch: str, dtype: torch.dtype, rows: int
+) -> None:
+    """Where every value stands, and that a power of two puts it where float16 is finest."""
+    x = torch.randn(rows, 96).to(dtype)[:, 5:77] * 1000
+    x[1] *= torch.finfo(dtype).tiny
+    values, factors = tile_input(emulator, arch, x)
+    chunk = values.shape[2]
+    back = values.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    assert torch.equal(back[:rows].double() * factors[:rows, None], as_half(x))
+    used = -(-rows // 16) * 16
+    assert (back[rows:used] == 0).all()
+    assert back[used:].isnan().all(), "rows that no tile reads are not written"
+    assert chunk == chunk_rows(rows)
+
+
+@pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)
+def test_every_type(emulator: Emulator, row: QuantType) -> None:
+    """Both layouts give the same bits: the order of the sums is the same."""
+    qweight, values = weights(row, 19, 1 if row.block_size > 64 else 3)
+    x = torch.randn(3, values.shape[1])
+    got, run = tile(emulator, "gfx1100", row, x, qweight)
+    assert_is_half_product(got, x, values)
+    assert sum(n for name, n in run.counts.items() if name.startswith(MATRIX["gfx1100"])) > 0
+    assert torch.equal(tile(emulator, "gfx1100", row, x, qweight, layout=1)[0], got)
+
+
+@pytest.mark.parametrize("arch", ["gfx1201", "gfx942"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "IQ3_S", "IQ4_XS"])
+def test_other_architectures(emulator: Emulator, arch: str, name: str) -> None:
+    row = named(name)
+    qweight, values = weights(row, 19, 1 if row.block_size > 64 else 3)
+    x = torch.randn(17, values.shape[1]).to(torch.bfloat16)
+    bias = torch.randn(19)
+    for layout in (0, 1):
+        got, run = tile(emulator, arch, row, x, qweight, layout, bias)
+        assert_is_half_product(got, x, values, bias)
+        assert sum(n for name, n in run.counts.items() if name.startswith(MATRIX[arch])) > 0
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 16, 33, 65])
+def test_rows_of_x(emulator: Emulator, rows: int) -> None:
+    """The second chunk of 65 rows, tiles that are left out, rows of x that stand apart."""
+    row = named("Q8_0")
+    qweight, values = weights(row, 5, 2)
+    x = torch.randn(rows, 96).half()[:, 3:67]
+    bias = torch.randn(5).half()
+    assert_is_half_product(tile(emulator, "gfx1100", row, x, qweight, 1, bias)[0], x, values, bias)
+
+
+def test_columns_of_every_wave(emulator: Emulator) -> None:
+    """More steps than the waves of a block take at once, and a last one of some of its lanes."""
+    row = named("Q4_0")
+    for arch in MATRIX:
+        qweight, values = weights(row, 16, 39)
+        x = torch.randn(4, 39 * 32)
+        assert_is_half_product(tile(emulator, arch, row, x, qweight, 1)[0], x, values)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+def test_numbers_out_of_range(emulator: Emulator, bad: float, dtype: torch.dtype) -> None:
+    """They show in their row alone; the largest and the smallest numbers do not overflow."""
+    row = named("Q8_0")
+    qweight, values = weights(row, 5, 2)
+    x = torch.randn(5, 64).to(dtype)
+    x[1, 40] = bad
+    x[2] = 0
+    x[3] *= torch.finfo(dtype).max / 8192
+    x[4] *= torch.finfo(dtype).tiny * 8
+    got = tile(emulator, "gfx1100", row, x, qweight)[0]
+    assert not got[1].isfinite().any()
+    assert torch.equal(got[2], torch.zeros(5, dtype=dtype))
+    for m in (0, 3, 4):
+        want = x[m].double() @ values.T
+        size = x[m].double().abs() @ values.T.abs()
+        error = (got[m].double() - want).abs()
+        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        assert (error <= 2e-3 * size + torch.finfo(dtype).eps * want.abs() + smallest).all()
