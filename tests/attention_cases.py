@@ -88,7 +88,8 @@ def make(case: Case, seed: int = 0) -> Call:
     q = torch.randn(batch, case.queries, case.heads, case.head_dim, generator=random)
     q = q.to(case.q_dtype)
     caches, values = [], []
-    for dim, name in zip((case.head_dim, case.value_dim or case.head_dim), case.formats):
+    dims = case.head_dim, case.value_dim or case.head_dim
+    for dim, name in zip(dims, case.formats, strict=True):
         cache = encode(torch.randn(batch, keys, case.kv_heads, dim, generator=random), name)
         values.append(decode(cache, name).double())
         for b, length in enumerate(case.seq_lens):
@@ -122,9 +123,10 @@ def paged(
     cut = []
     for cache in caches:
         bits = cache.view(torch.uint8)
+        whole = torch.full((batch, count * size, *bits.shape[2:]), 0xFF, dtype=torch.uint8)
+        whole[:, :keys] = bits
         pages = torch.full((len(order), size, *bits.shape[2:]), 0xFF, dtype=torch.uint8)
-        for position in range(keys):
-            pages[table[:, position // size], position % size] = bits[:, position]
+        pages[table.flatten()] = whole.view(batch * count, size, *bits.shape[2:])
         cut.append(pages.view(cache.dtype))
     used = torch.arange(count) * size < torch.tensor(seq_lens)[:, None]
     return table.where(used, -1).int(), cut
@@ -194,7 +196,8 @@ def assert_right(got: Tensor, case: Case, call: Call, exact: bool = False) -> No
     result by theirs times the largest value.
     """
     unit = ROUNDING[arithmetic(case, exact)]
-    assert got.dtype == case.q_dtype and got.shape == call.wanted.shape
+    assert got.dtype == case.q_dtype
+    assert got.shape == call.wanted.shape
     error = (got.double() - call.wanted).abs()
     allowed = 4 * unit * call.largest_value + torch.finfo(case.q_dtype).eps * call.wanted.abs()
     assert not got.isnan().any(), f"{case}: NaN"

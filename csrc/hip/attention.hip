@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "hip/attention_work.h"
+#include "hip/chunks.h"
 #include "hip/dispatch.h"
 #include "hip/typed_memory.h"
 
@@ -40,10 +41,35 @@ __global__ void __launch_bounds__(kMergeThreads)
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// What multiplies.
+enum class Method { kExact, kDecode };
+
+// Whether matrix units can: heads of whole loads, 16 bytes of float16 or one of quantized values.
+bool fits_matrix_units(const AttentionCall& call) {
+  const int64_t q_steps = call.q_batch_stride | call.q_token_stride | call.q_head_stride;
+  bool fits = call.dtype != DType::kFloat32 && call.head_dim % 8 == 0 && call.head_dim >= 16 &&
+              call.value_dim % 8 == 0 && q_steps % 8 == 0 && is_aligned(call.q);
+  for (const CacheView* view : {&call.k, &call.v}) {
+    const int64_t dims = view == &call.k ? call.head_dim : call.value_dim;
+    with_cache_format(view->type, [&](auto format) {
+      using Format = decltype(format);
+      constexpr int kWhole = Format::kBytes == 1 ? 16 : 8;
+      fits = fits && Format::kType != CacheType::kFloat32 && dims % kWhole == 0 &&
+             bytes_aligned(*view, Format::template kAlign<16>);
+    });
+  }
+  return fits;
+}
+
+Method method_of(const AttentionCall& call) {
+  if (call.exact || !fits_matrix_units(call) || call.k.type != call.v.type) return Method::kExact;
+  return Method::kDecode;
+}
+
 AttentionPlan plan_of(const AttentionCall& call) {
   AttentionPlan plan = {};
   plan.rows = call.queries * (call.heads / call.kv_heads);
-  plan.tile_rows = kExactRows;
+  plan.tile_rows = method_of(call) == Method::kExact ? kExactRows : kDecodeRows;
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
   const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
   const int64_t keys = call.blocks_per_sequence * call.block_size;
@@ -51,6 +77,27 @@ AttentionPlan plan_of(const AttentionCall& call) {
   const int64_t most = ceil_div(keys, kKeysPerSplit);
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
   return plan;
+}
+
+void launch(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
+            Stream stream) {
+  if (method_of(call) == Method::kExact) return attention_exact(call, plan, partials, stream);
+  switch (call.k.type) {
+    case CacheType::kFloat32:
+      return;
+    case CacheType::kFloat16:
+      return attention_decode_f16(call, plan, partials, stream);
+    case CacheType::kBFloat16:
+      return attention_decode_bf16(call, plan, partials, stream);
+    case CacheType::kE4M3:
+      return attention_decode_e4m3(call, plan, partials, stream);
+    case CacheType::kE5M2:
+      return attention_decode_e5m2(call, plan, partials, stream);
+    case CacheType::kQ8_0:
+      return attention_decode_q8_0(call, plan, partials, stream);
+    case CacheType::kQ4_0:
+      return attention_decode_q4_0(call, plan, partials, stream);
+  }
 }
 
 int64_t partial_rows(const AttentionCall& call, const AttentionPlan& plan) {
@@ -75,7 +122,7 @@ Status attention(const AttentionCall* call, void* workspace, Stream stream) {
   if (call->batch * call->queries * call->heads * call->value_dim == 0) return nullptr;
   const AttentionPlan plan = plan_of(*call);
   const Partials partials = partials_in(workspace, *call, plan);
-  attention_exact(*call, plan, partials, stream);
+  launch(*call, plan, partials, stream);
   if (plan.splits > 1) {
     const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
     attention_merge_kernel<<<rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream)>>>(

@@ -8,8 +8,7 @@
 
 #include "hip/attention.h"
 #include "hip/cache_formats.h"
-#include "hip/compat.h"
-#include "hip/convert.h"
+#include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
 
@@ -68,6 +67,15 @@ __device__ __forceinline__ KeyRange tile_keys(const AttentionCall& call, int len
   const KeyRange first = visible_keys(call, length, before + static_cast<int>(first_query));
   const KeyRange last = visible_keys(call, length, before + static_cast<int>(last_query));
   return {first.begin, last.end > first.begin ? last.end : first.begin};
+}
+
+// The keys that all of the rows [first, last] see.
+__device__ __forceinline__ KeyRange common_keys(const AttentionCall& call, int length,
+                                                int64_t first_query, int64_t last_query) {
+  const auto before = length - static_cast<int>(call.queries);
+  const KeyRange first = visible_keys(call, length, before + static_cast<int>(first_query));
+  const KeyRange last = visible_keys(call, length, before + static_cast<int>(last_query));
+  return {last.begin, first.end};
 }
 
 // Part `split` of a range, cut at multiples of `granule` keys from its beginning.
@@ -151,6 +159,21 @@ __device__ __forceinline__ int64_t query_offset(const AttentionCall& call, int b
          (kv_head * group + row % group) * call.q_head_stride;
 }
 
+// One value of a block's result: the row's statistics are those of all of the block's keys.
+__device__ __forceinline__ void write_result(const AttentionCall& call, const AttentionPlan& plan,
+                                             const Partials& partials, const Work& work,
+                                             int64_t row, int dim, float value, float2 stats) {
+  if (plan.splits > 1) {
+    const int64_t to = partial_row(call, plan, work, row);
+    partials.values[to * call.value_dim + dim] = value;
+    if (dim == 0) partials.stats[to] = stats;
+  } else {
+    const int64_t to = output_row(call, work.batch, work.kv_head, row);
+    const float inverse = stats.y == 0.0f ? 0.0f : 1.0f / stats.y;
+    store_as(call.dtype, call.out, to * call.value_dim + dim, value * inverse);
+  }
+}
+
 // with_cache_format, on the device.
 template <typename Body>
 __device__ __forceinline__ void with_format_of(const CacheView& view, Body body) {
@@ -172,21 +195,51 @@ __device__ __forceinline__ void with_format_of(const CacheView& view, Body body)
   }
 }
 
+// Whether every head starts at a multiple of `bytes`.
+inline bool bytes_aligned(const CacheView& view, int64_t bytes) {
+  const int64_t steps = static_cast<int64_t>(reinterpret_cast<uintptr_t>(view.data)) |
+                        view.block_stride | view.position_stride | view.head_stride;
+  return steps % bytes == 0;
+}
+
 // Whether N values of a head of `dims` values can be read at once, wherever they start.
 template <class Format, int N>
 bool heads_aligned(const CacheView& view, int64_t dims) {
-  const int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(view.data)) |
-                        view.block_stride | view.position_stride | view.head_stride;
-  return dims % N == 0 && bytes % Format::template kAlign<N> == 0;
+  return dims % N == 0 && bytes_aligned(view, Format::template kAlign<N>);
 }
 
 inline unsigned grid_of(const AttentionCall& call, const AttentionPlan& plan) {
   return static_cast<unsigned>(call.batch * call.kv_heads * plan.tiles * plan.splits);
 }
 
+// Calls body(bucket) with the smallest size of which kernels are made that holds a head.
+template <typename Body>
+void with_bucket(const AttentionCall& call, Body body) {
+  const int64_t dims = call.head_dim > call.value_dim ? call.head_dim : call.value_dim;
+  if (dims <= 64) return body(std::integral_constant<int, 64>{});
+  if (dims <= 128) return body(std::integral_constant<int, 128>{});
+  if (dims <= 192) return body(std::integral_constant<int, 192>{});
+  return body(std::integral_constant<int, 256>{});
+}
+
+// Float32 arithmetic on tiles of kExactRows rows: any call.
 constexpr int kExactRows = 8, kExactKeys = 32;
-// Attention in float32 arithmetic, of tiles of kExactRows rows.
 void attention_exact(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
                      Stream stream);
+
+// Matrix units on tiles of kDecodeRows rows, one function for each format of both caches.
+constexpr int kDecodeRows = 16;
+void attention_decode_f16(const AttentionCall& call, const AttentionPlan& plan,
+                          const Partials& partials, Stream stream);
+void attention_decode_bf16(const AttentionCall& call, const AttentionPlan& plan,
+                           const Partials& partials, Stream stream);
+void attention_decode_e4m3(const AttentionCall& call, const AttentionPlan& plan,
+                           const Partials& partials, Stream stream);
+void attention_decode_e5m2(const AttentionCall& call, const AttentionPlan& plan,
+                           const Partials& partials, Stream stream);
+void attention_decode_q8_0(const AttentionCall& call, const AttentionPlan& plan,
+                           const Partials& partials, Stream stream);
+void attention_decode_q4_0(const AttentionCall& call, const AttentionPlan& plan,
+                           const Partials& partials, Stream stream);
 
 }  // namespace rocmforge::gpu

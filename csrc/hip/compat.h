@@ -62,6 +62,11 @@ __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
   return __shfl_xor(value, mask, kWaveSize);
 }
 
+// 2^x and 1/x by the hardware's approximations, good to some units in the last place; results below
+// the normal numbers are zero.
+__device__ __forceinline__ float exp2_of(float x) { return __builtin_amdgcn_exp2f(x); }
+__device__ __forceinline__ float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+
 // sum + a . b, four signed bytes each.
 __device__ __forceinline__ int dot4(int a, int b, int sum) {
 #if defined(__gfx11__) || defined(__GFX11__) || defined(__GFX12__)
@@ -179,6 +184,17 @@ constexpr int blocks_per_unit(int) { return 1; }
 template <typename T>
 __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask, kWaveSize);
+}
+
+__device__ __forceinline__ float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }

@@ -99,3 +99,21 @@ def test_exact_options(emulator: Emulator, options: dict[str, object]) -> None:
     case = Case((21, 4), 6, head_dim=33, value_dim=17, k_format="f32", options=options)
     check(emulator, "gfx1100", case)
     check(emulator, "gfx1100", Case((21, 0), 2, block_size=4, options=options), exact=True)
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_decode(emulator: Emulator, name: str) -> None:
+    done = check(emulator, "gfx1100", Case((300, 19), k_format=name, heads=8))
+    assert any("decode" in launch.kernel for launch in done.launches)
+
+
+@pytest.mark.parametrize("arch", ["gfx1201", "gfx942"])
+@pytest.mark.parametrize("name", ["f16", "q8_0"])
+def test_decode_elsewhere(emulator: Emulator, arch: str, name: str) -> None:
+    check(emulator, arch, Case((300, 0), 2, k_format=name, q_dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids="+".join)
+def test_decode_options(emulator: Emulator, options: dict[str, object]) -> None:
+    check(emulator, "gfx1100", Case((40, 3), 5, head_dim=72, value_dim=40, options=options))
+    check(emulator, "gfx1100", Case((21, 0), 2, k_format="bf16", block_size=4, options=options))

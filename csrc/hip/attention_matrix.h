@@ -1,0 +1,273 @@
+// Attention's two products on matrix units (mma.h), for 16 query rows at a time.
+//
+// A lane's part of a product tile belongs to one query on AMD (a column, so scores are formed as
+// K.Q') and to two on NVIDIA (rows of Q.K'). Which key a tile's row or column stands for is free,
+// too: keys are dealt out so that a lane's scores are, in order, the span of weights that it has to
+// pass for the second product, whose depth is kSlots tiles of keys. Weights never leave registers.
+#pragma once
+
+#include "hip/attention_work.h"
+#include "hip/mma.h"
+
+namespace rocmforge::gpu {
+
+constexpr bool kQueryIsColumn = kLaneRowsA == 1;
+constexpr int kLaneQueries = kQueryIsColumn ? 1 : 2;
+constexpr int kChunkKeys = kMmaDepth;                        // keys of one step
+constexpr int kParts = kQueryIsColumn ? kWaveSize / 16 : 4;  // lanes that share a query
+constexpr int kPartKeys = kChunkKeys / kParts;
+
+// Rows of queries, and of what is multiplied with them, of which a lane passes spans.
+__device__ __forceinline__ int query_row(int lane, int i) {
+  return kQueryIsColumn ? row_of_b(lane, i) : row_of_a(lane, i);
+}
+__device__ __forceinline__ int other_row(int lane, int j) {
+  return kQueryIsColumn ? row_of_a(lane, j) : row_of_b(lane, j);
+}
+
+// Which of the kParts lanes of a query a lane is, and the query of the tile that is its i-th.
+__device__ __forceinline__ int lane_part(int lane) { return kQueryIsColumn ? lane / 16 : lane % 4; }
+__device__ __forceinline__ int lane_query(int lane, int i) {
+  return kQueryIsColumn ? lane % 16 : lane / 4 + 8 * i;
+}
+
+// What element e of a lane's tile stands for: which of the lane's queries, and which other row.
+__device__ __forceinline__ constexpr int element_query(int e) {
+  return kQueryIsColumn ? 0 : e / 2 % 2;
+}
+__device__ __forceinline__ int element_other(int lane, int e) {
+  return kQueryIsColumn ? acc_row(lane, e) : acc_col(lane, e);
+}
+
+template <typename T>
+__device__ __forceinline__ void multiply_add(Tile& tile, const Span<T> (&queries)[kLaneQueries],
+                                             const Span<T> (&others)[kLaneQueries]) {
+  if constexpr (kQueryIsColumn) {
+    mma(tile, others, queries);
+  } else {
+    mma(tile, queries, others);
+  }
+}
+
+// Where in the chunk the key of element e of tile t stands.
+__device__ __forceinline__ int element_key(int lane, int t, int e) {
+  if constexpr (kQueryIsColumn) {
+    return lane / 16 * kPartKeys + t * kAccElements + e;
+  } else {
+    return lane % 4 * kPartKeys + 2 * (2 * t + e / 4) + e % 2;
+  }
+}
+
+// Where in the chunk the key stands whose span a lane passes as other row j of tile t: the inverse.
+__device__ __forceinline__ int row_key(int lane, int t, int j) {
+  const int row = other_row(lane, j);
+  if constexpr (kQueryIsColumn) {
+    const bool alternating = acc_row(0, 1) == 2;  // the halves of the wave have every other row
+    const int part = alternating ? row % kParts : row / kAccElements;
+    const int e = alternating ? row / kParts : row % kAccElements;
+    return part * kPartKeys + t * kAccElements + e;
+  } else {
+    return row % 8 / 2 * kPartKeys + 2 * (2 * t + row / 8) + row % 2;
+  }
+}
+
+// The tile and its row of a place in the chunk, as one number: tile t has 16 t and the following.
+__device__ __forceinline__ int key_row(int place) {
+  const int part = place / kPartKeys, rest = place % kPartKeys;
+  if constexpr (kQueryIsColumn) {
+    const bool alternating = acc_row(0, 1) == 2;
+    const int t = rest / kAccElements, e = rest % kAccElements;
+    return 16 * t + (alternating ? part + kParts * e : part * kAccElements + e);
+  } else {
+    return rest / 2 * 8 + 2 * part + rest % 2;
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ uint32_t pack_pair(float low, float high) {
+  if constexpr (std::is_same_v<T, __half>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  } else {
+    return pair_bits(from_float<T>(low), from_float<T>(high));
+  }
+}
+
+// The lane's weights as spans of its queries.
+template <typename T>
+__device__ __forceinline__ void weight_spans(const Tile (&weights)[kSlots],
+                                             Span<T> (&spans)[kLaneQueries]) {
+  if constexpr (!kQueryIsColumn) {
+#pragma unroll
+    for (int i = 0; i < kLaneQueries; ++i) {
+#pragma unroll
+      for (int w = 0; w < 8; ++w) {
+        const float* values = weights[w / 2].values + 4 * (w % 2) + 2 * i;
+        spans[i].words[w] = pack_pair<T>(values[0], values[1]);
+      }
+    }
+  } else if constexpr (kSlots == kParts) {
+#pragma unroll
+    for (int w = 0; w < 8; ++w) {
+      const float* values = weights[2 * w / kAccElements].values + 2 * w % kAccElements;
+      spans[0].words[w] = pack_pair<T>(values[0], values[1]);
+    }
+  } else {  // one slot for both halves of the wave, which have half of the keys each
+    const bool later = threadIdx.x % kWaveSize >= 16;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const uint32_t own = pack_pair<T>(weights[0].values[2 * w], weights[0].values[2 * w + 1]);
+      const uint32_t other = wave_shuffle_xor(own, 16);
+      spans[0].words[w] = later ? other : own;
+      spans[0].words[4 + w] = later ? own : other;
+    }
+  }
+}
+
+// The largest or the sum over the lanes that share a query.
+template <typename Op>
+__device__ __forceinline__ float over_parts(float value, Op op) {
+  constexpr int kFirst = kQueryIsColumn ? 16 : 1;
+#pragma unroll
+  for (int mask = kFirst; mask < kFirst * kParts; mask *= 2) {
+    value = op(value, wave_shuffle_xor(value, mask));
+  }
+  return value;
+}
+
+// 16 queries' softmax so far; sums are a lane's own until `finish`.
+struct Softmax {
+  float largest[kLaneQueries], sum[kLaneQueries];
+
+  // Before any key.
+  __device__ __forceinline__ void start(int i, float2 stats) {
+    largest[i] = stats.x;
+    sum[i] = lane_part(threadIdx.x % kWaveSize) == 0 ? stats.y : 0.0f;
+  }
+
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int i = 0; i < kLaneQueries; ++i) {
+      sum[i] = over_parts(sum[i], [](float a, float b) { return a + b; });
+    }
+  }
+};
+
+// How products become scores, the same for the whole block.
+struct ScoreRule {
+  float scale;  // to units of log2, or to units of the cap
+  float cap;    // in log2; 0: none
+  bool biased;  // ALiBi
+
+  explicit __device__ ScoreRule(const AttentionCall& call)
+      : scale(call.softcap > 0 ? call.scale / call.softcap : call.scale * kLog2e),
+        cap(call.softcap * kLog2e),
+        biased(call.alibi_slopes != nullptr) {}
+};
+
+__device__ __forceinline__ float tanh_of(float x) {
+  return 1.0f - 2.0f * reciprocal(exp2_of(2.0f * kLog2e * x) + 1.0f);
+}
+
+// Products with the chunk of keys from `first` on become weights against the largest score so far;
+// `factors` is what older sums are multiplied by. whole: every query sees every key.
+template <typename T>
+__device__ __forceinline__ void softmax_chunk(const ScoreRule& rule,
+                                              const Scoring (&rows)[kLaneQueries], int first,
+                                              bool whole, Tile (&tiles)[kSlots], Softmax& softmax,
+                                              float (&factors)[kLaneQueries],
+                                              Span<T> (&weights)[kLaneQueries]) {
+  const int lane = threadIdx.x % kWaveSize;
+  const auto each = [&](auto body) {
+#pragma unroll
+    for (int t = 0; t < kSlots; ++t) {
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) {
+        body(tiles[t].values[e], rows[element_query(e)], first + element_key(lane, t, e));
+      }
+    }
+  };
+  if (rule.cap > 0) {
+    each([&](float& s, const Scoring&, int) { s = rule.cap * tanh_of(s * rule.scale); });
+  } else {
+    each([&](float& s, const Scoring&, int) { s *= rule.scale; });
+  }
+  if (rule.biased) {
+    each([&](float& s, const Scoring& row, int key) {
+      s = fmaf(row.slope, static_cast<float>(key - row.position), s);
+    });
+  }
+  if (!whole) {
+    each([&](float& s, const Scoring& row, int key) {
+      s = key >= row.seen.begin && key < row.seen.end ? s : kNoScore;
+    });
+  }
+  float against[kLaneQueries];
+#pragma unroll
+  for (int i = 0; i < kLaneQueries; ++i) {
+    float largest = softmax.largest[i];
+#pragma unroll
+    for (int t = 0; t < kSlots; ++t) {
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) {
+        if (element_query(e) == i) largest = fmaxf(largest, tiles[t].values[e]);
+      }
+    }
+    largest = over_parts(largest, [](float a, float b) { return fmaxf(a, b); });
+    against[i] = largest == kNoScore ? 0.0f : largest;
+    factors[i] = exp2_of(softmax.largest[i] - against[i]);
+    softmax.largest[i] = largest;
+    softmax.sum[i] *= factors[i];
+  }
+#pragma unroll
+  for (int t = 0; t < kSlots; ++t) {
+#pragma unroll
+    for (int e = 0; e < kAccElements; ++e) {
+      const int i = element_query(e);
+      const float weight = exp2_of(tiles[t].values[e] - against[i]);
+      softmax.sum[i] += weight;
+      tiles[t].values[e] = weight;
+    }
+  }
+  weight_spans(tiles, weights);
+}
+
+// Largest finite float16: queries beyond it, which bfloat16 can hold, are held to it.
+constexpr float kMaxHalf = 65504.0f;
+
+// A pair of numbers of 16 bits as T.
+template <typename T>
+__device__ __forceinline__ uint32_t convert_pair(DType from, uint32_t pair) {
+  if constexpr (std::is_same_v<T, __half>) {
+    if (from == DType::kFloat16) return pair;
+    const float low = __uint_as_float(pair << 16), high = __uint_as_float(pair & 0xffff0000u);
+    return pack_pair<T>(fminf(fmaxf(low, -kMaxHalf), kMaxHalf),
+                        fminf(fmaxf(high, -kMaxHalf), kMaxHalf));
+  } else {
+    if (from == DType::kBFloat16) return pair;
+    return pack_pair<T>(low_half(pair), high_half(pair));
+  }
+}
+
+// 16 values of a query from `dim` on, zeros from head_dim on. shifted: where head_dim ends in the
+// middle of a span, that span is the last 16 values, of which those counted before are zeros.
+template <typename T>
+__device__ __forceinline__ Span<T> query_span(DType dtype, const uint16_t* query, int dim,
+                                              int head_dim, bool shifted) {
+  Span<T> span = {};
+  if (dim < head_dim) {
+    const uint4 low = *reinterpret_cast<const uint4*>(query + dim);
+    const bool half = dim + 8 == head_dim;
+    uint4 high = {};
+    if (!half) high = *reinterpret_cast<const uint4*>(query + dim + 8);
+    const uint4 zero = {};
+    const uint4 first = half && shifted ? zero : low, second = half && shifted ? low : high;
+    const uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
+                               second.x, second.y, second.z, second.w};
+#pragma unroll
+    for (int w = 0; w < 8; ++w) span.words[w] = convert_pair<T>(dtype, words[w]);
+  }
+  return span;
+}
+
+}  // namespace rocmforge::gpu
