@@ -1,9 +1,10 @@
-// Registers quant_matmul_gated for the GPU: the product of all 2F rows, then the activation on its
-// halves.
+// Registers quant_matmul_gated for the GPU. One or two rows of x are a matvec that gates what it
+// has summed; more are the product of all 2F rows, then the activation on its halves.
 #include <torch/csrc/stable/library.h>
 
 #include "hip/activation.h"
 #include "hip/dequantize.h"
+#include "hip/matvec.h"
 #include "ops/control.h"
 #include "ops/quant_gated_checks.h"
 #include "ops/quant_product_gpu.h"
@@ -28,16 +29,34 @@ void gate_product(const GpuLaunch& launch, const Tensor& product, const std::str
                                   out.mutable_data_ptr(), f, launch.stream()));
 }
 
+void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out) {
+  const Tensor input = torch::stable::contiguous(x);
+  std::optional<Tensor> shifts;
+  if (bias) shifts = torch::stable::contiguous(*bias);
+  launch.done(
+      gpu::matvec_gated({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
+                         shifts ? shifts->const_data_ptr() : nullptr,
+                         shifts ? gpu_dtype(*shifts) : gpu::DType::kFloat32, gpu_dtype(out),
+                         out.mutable_data_ptr(), launch.stream()},
+                        act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
+}
+
 Tensor quant_matmul_gated(const Tensor& x, const Tensor& qweight_gate_up, int64_t qtype,
                           const std::string& act, const std::optional<Tensor>& bias,
                           int64_t layout) {
   const QuantTypeInfo& type = check_gated_product(x, qweight_gate_up, qtype, act, bias, layout);
-  const int64_t rows_of_weight = qweight_gate_up.size(0), f = rows_of_weight / 2;
+  const int64_t f = qweight_gate_up.size(0) / 2;
   Tensor out = torch::stable::new_empty(x, shape_with_last(x, f));
   if (out.numel() == 0) return out;
   const GpuLaunch launch(kGatedOp, x);
   const Weight weight = weight_of(qweight_gate_up, type, layout);
-  const int64_t rows = out.numel() / f;
+  const int64_t rows = out.numel() / f, k = weight.matrix.cols;
+  if (type.is_quantized() && !exact() && rows <= gpu::kMaxMatvecRows && k > 0 &&
+      k <= gpu::kMaxMatvecCols) {
+    gated_matvec(launch, x, weight, act, bias, out);
+    return out;
+  }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);
   quant_product(launch, x, weight, type, bias, product);
