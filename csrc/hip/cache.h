@@ -1,6 +1,7 @@
 // In-place updates at places that are read on the device. A place outside is left alone.
 #pragma once
 
+#include "common/cache_type.h"
 #include "hip/launch.h"
 #include "hip/rows.h"
 
@@ -20,20 +21,28 @@ Status accumulate(DType dtype, void* dst, const void* src, const int64_t* offset
                   int64_t last_start, int64_t row_stride, const SharedLayout* layout,
                   Stream stream);
 
-// One cache and what is written into it: places `strides` elements apart by sequence or block,
-// position, head and dimension; tokens of `heads` heads head_stride elements apart.
+// Places of a cache, `strides` elements apart by sequence or block, position, head and dimension
+// (bytes where it holds blocks), and tokens of `heads` heads head_stride elements apart.
 struct CacheLayout {
-  int64_t head_dim;
+  int64_t head_dim;  // values
   int64_t strides[4];
   RowLayout tokens;
   int64_t head_stride;
 };
 
-// Token t goes to position slots[t] % block_size of block slots[t] / block_size, k to k_cache and
-// v to v_cache; slots outside [0, places) are passed over. Values are converted.
-Status kv_cache_write(DType cache_dtype, void* k_cache, void* v_cache, DType dtype, const void* k,
-                      const void* v, const CacheLayout* k_layout, const CacheLayout* v_layout,
-                      const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
-                      int64_t heads, Stream stream);
+// One cache and what is written into it.
+struct CacheTarget {
+  CacheType type;
+  void* cache;
+  const void* fresh;
+  CacheLayout layout;
+};
+
+// Token t goes to position slots[t] % block_size of block slots[t] / block_size, keys and values
+// alike; slots outside [0, places) are passed over. `dtype` is the tokens'. A token has fewer than
+// 2^31 values.
+Status kv_cache_write(const CacheTarget* k, const CacheTarget* v, DType dtype, const int64_t* slots,
+                      int64_t tokens, int64_t places, int64_t block_size, int64_t heads,
+                      Stream stream);
 
 }  // namespace rocmforge::gpu

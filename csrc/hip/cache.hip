@@ -1,9 +1,11 @@
 #include <type_traits>
 
 #include "hip/cache.h"
+#include "hip/cache_formats.h"
 #include "hip/chunks.h"
 #include "hip/convert.h"
 #include "hip/dispatch.h"
+#include "hip/quantize_block.h"
 
 namespace rocmforge::gpu {
 namespace {
@@ -71,73 +73,181 @@ __device__ __forceinline__ To convert(From x) {
   }
 }
 
+// A cache as a kernel writes it, in pieces of some values of one head.
+struct CacheWrite {
+  void* cache;
+  const void* fresh;
+  CacheLayout layout;
+  unsigned pieces;  // of a head
+  bool vectors;     // whether every piece starts at an address that is a multiple of its size
+};
+
+// Where tokens go: slots[t], if that is in [0, places), is position slot % block_size of block
+// slot / block_size.
+struct Slots {
+  const int64_t* slots;
+  int64_t tokens, places, block_size;
+  unsigned tokens_at_once;  // by a block of threads
+
+  // Elements from the cache's start, negative for nowhere.
+  __device__ __forceinline__ int64_t place(int64_t token, const CacheLayout& layout) const {
+    const int64_t slot = slots[token];
+    if (slot < 0 || slot >= places) return -1;
+    int64_t block;
+    if (places >> 32 == 0) {  // 64-bit divisions are slow
+      block = static_cast<uint32_t>(slot) / static_cast<uint32_t>(block_size);
+    } else {
+      block = slot / block_size;
+    }
+    return block * layout.strides[0] + (slot - block * block_size) * layout.strides[1];
+  }
+};
+
+// Calls body(token, head, piece, is one) for every piece of every token. All threads of a block
+// make every call together; the last ones may be for nothing.
+template <typename Body>
+__device__ __forceinline__ void for_pieces(const Slots& slots, unsigned heads, unsigned pieces,
+                                           Body body) {
+  const unsigned per_token = heads * pieces, total = slots.tokens_at_once * per_token;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * slots.tokens_at_once;
+       first < slots.tokens; first += static_cast<int64_t>(gridDim.x) * slots.tokens_at_once) {
+    for (unsigned start = 0; start < total; start += kThreads) {
+      const unsigned i = start + threadIdx.x, token = i / per_token, rest = i - token * per_token;
+      const unsigned head = rest / pieces;
+      body(first + token, head, rest - head * pieces, i < total && first + token < slots.tokens);
+    }
+  }
+}
+
 // Elements that one thread moves: 16 bytes of the wider type.
 template <typename A, typename B>
 constexpr int kMoved = 16 / static_cast<int>(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
 
 template <typename In, typename Cache>
-struct CacheWrite {
-  Cache* cache;
-  const In* fresh;
-  CacheLayout layout;
-  bool vectors;
-};
-
-// All heads of one token, on one block.
-template <typename In, typename Cache>
-__device__ __forceinline__ void write_token(const CacheWrite<In, Cache>& w, int64_t token,
-                                            int64_t block, int64_t position, unsigned heads) {
+__device__ __forceinline__ void write_elements(const CacheWrite& w, const Slots& slots,
+                                               unsigned heads) {
   constexpr int kCount = kMoved<In, Cache>;
-  const CacheLayout& layout = w.layout;
-  const auto head_dim = static_cast<unsigned>(layout.head_dim);
-  const unsigned per_head = w.vectors ? head_dim / kCount : head_dim;
-  const In* from = w.fresh + row_offset(layout.tokens, token);
-  Cache* to = w.cache + block * layout.strides[0] + position * layout.strides[1];
-  for (unsigned i = threadIdx.x; i < heads * per_head; i += kThreads) {
-    const unsigned head = i / per_head, place = i % per_head;
-    const In* head_from = from + head * layout.head_stride;
-    Cache* head_to = to + head * layout.strides[2];
+  for_pieces(slots, heads, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
+    if (!is) return;
+    const int64_t place = slots.place(token, w.layout);
+    if (place < 0) return;
+    const In* from = static_cast<const In*>(w.fresh) + row_offset(w.layout.tokens, token) +
+                     head * w.layout.head_stride;
+    Cache* to = static_cast<Cache*>(w.cache) + place + head * w.layout.strides[2];
     if (w.vectors) {
-      const auto in = reinterpret_cast<const Chunk<In, kCount>*>(head_from)[place];
+      const auto in = reinterpret_cast<const Chunk<In, kCount>*>(from)[piece];
       Chunk<Cache, kCount> out;
 #pragma unroll
       for (int j = 0; j < kCount; ++j) out.values[j] = convert<Cache>(in.values[j]);
-      reinterpret_cast<Chunk<Cache, kCount>*>(head_to)[place] = out;
+      reinterpret_cast<Chunk<Cache, kCount>*>(to)[piece] = out;
     } else {
-      head_to[place * layout.strides[3]] = convert<Cache>(head_from[place]);
+      to[piece * w.layout.strides[3]] = convert<Cache>(from[piece]);
     }
-  }
+  });
 }
 
 // blockIdx.y: keys or values.
 template <typename In, typename Cache>
 __global__ void __launch_bounds__(kThreads)
-    kv_cache_write_kernel(CacheWrite<In, Cache> k, CacheWrite<In, Cache> v,
-                          const int64_t* __restrict__ slots, int64_t tokens, int64_t places,
-                          int64_t block_size, unsigned heads) {
-  for (int64_t token = blockIdx.x; token < tokens; token += gridDim.x) {
-    const int64_t slot = slots[token];
-    if (slot < 0 || slot >= places) continue;
-    const int64_t block = slot / block_size, position = slot - block * block_size;
-    if (blockIdx.y == 0) {
-      write_token(k, token, block, position, heads);
-    } else {
-      write_token(v, token, block, position, heads);
-    }
+    kv_cache_write_kernel(CacheWrite k, CacheWrite v, Slots slots, unsigned heads) {
+  if (blockIdx.y == 0) {
+    write_elements<In, Cache>(k, slots, heads);
+  } else {
+    write_elements<In, Cache>(v, slots, heads);
   }
 }
 
-// Whether every head of the cache and of the tokens can be moved kMoved elements at a time.
-template <typename In, typename Cache>
-CacheWrite<In, Cache> cache_write(void* cache, const void* fresh, const CacheLayout& layout) {
-  constexpr int64_t kCount = kMoved<In, Cache>;
+// A piece is what a lane of a quantizer's group takes.
+template <class Blocks>
+__device__ __forceinline__ void write_blocks(const CacheWrite& w, DType dtype, const Slots& slots,
+                                             unsigned heads) {
+  for_pieces(slots, heads, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
+    const int64_t place = is ? slots.place(token, w.layout) : -1;
+    float values[kLaneValues] = {};
+    if (place >= 0) {
+      const int64_t from = row_offset(w.layout.tokens, token) + head * w.layout.head_stride;
+      load_eight(dtype, w.fresh, from + kLaneValues * piece, w.vectors, values);
+    }
+    uint8_t* row = static_cast<uint8_t*>(w.cache) + place + head * w.layout.strides[2];
+    Blocks::store(values, piece % kGroupLanes, row + piece / kGroupLanes * Blocks::kBytes,
+                  place >= 0);
+  });
+}
+
+template <class Blocks>
+__global__ void __launch_bounds__(kThreads)
+    kv_cache_write_blocks_kernel(CacheWrite k, CacheWrite v, DType dtype, Slots slots,
+                                 unsigned heads) {
+  if (blockIdx.y == 0) {
+    write_blocks<Blocks>(k, dtype, slots, heads);
+  } else {
+    write_blocks<Blocks>(v, dtype, slots, heads);
+  }
+}
+
+int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// `moved`: elements of a piece, if all addresses allow it; `to_bytes`: of an element of the cache.
+CacheWrite cache_write(void* cache, int64_t to_bytes, DType dtype, const void* fresh,
+                       const CacheLayout& layout, int64_t moved) {
   int64_t odd = layout.head_dim | layout.head_stride | layout.tokens.outer_stride |
                 layout.tokens.inner_stride;
   for (int i = 0; i < 3; ++i) odd |= layout.strides[i];
-  const bool vectors = odd % kCount == 0 && (layout.head_dim <= 1 || layout.strides[3] == 1) &&
-                       reinterpret_cast<uintptr_t>(cache) % (kCount * sizeof(Cache)) == 0 &&
-                       reinterpret_cast<uintptr_t>(fresh) % (kCount * sizeof(In)) == 0;
-  return {static_cast<Cache*>(cache), static_cast<const In*>(fresh), layout, vectors};
+  const bool vectors = odd % moved == 0 && (layout.head_dim <= 1 || layout.strides[3] == 1) &&
+                       reinterpret_cast<uintptr_t>(cache) % (moved * to_bytes) == 0 &&
+                       reinterpret_cast<uintptr_t>(fresh) % (moved * element_bytes(dtype)) == 0;
+  const int64_t pieces = vectors ? layout.head_dim / moved : layout.head_dim;
+  return {cache, fresh, layout, static_cast<unsigned>(pieces), vectors};
+}
+
+CacheWrite block_write(void* cache, DType dtype, const void* fresh, const CacheLayout& layout) {
+  const int64_t bytes = element_bytes(dtype);
+  const bool vectors =
+      rows_aligned(fresh, layout.tokens, bytes) && is_aligned(nullptr, layout.head_stride * bytes);
+  return {cache, fresh, layout, static_cast<unsigned>(layout.head_dim / kLaneValues), vectors};
+}
+
+struct Launch {
+  DType dtype;
+  Slots slots;
+  unsigned heads;
+  gpuStream_t stream;
+
+  // As many tokens to a block of threads as keep its threads busy.
+  dim3 grid(const CacheWrite& k, const CacheWrite& v, bool both) {
+    const unsigned pieces = k.pieces > v.pieces ? k.pieces : v.pieces;
+    const int64_t per_token = static_cast<int64_t>(heads) * pieces;
+    slots.tokens_at_once = per_token > kThreads ? 1 : static_cast<unsigned>(kThreads / per_token);
+    const int64_t blocks = (slots.tokens + slots.tokens_at_once - 1) / slots.tokens_at_once;
+    return dim3(grid_size(blocks), both ? 2 : 1);
+  }
+};
+
+// Keys and values of one format, or one cache alone with `both` false.
+void write(CacheType type, const CacheTarget& k, const CacheTarget& v, bool both, Launch launch) {
+  const auto blocks = [&](auto quantizer) {
+    const CacheWrite keys = block_write(k.cache, launch.dtype, k.fresh, k.layout);
+    const CacheWrite values = block_write(v.cache, launch.dtype, v.fresh, v.layout);
+    const dim3 grid = launch.grid(keys, values, both);
+    kv_cache_write_blocks_kernel<decltype(quantizer)><<<grid, kThreads, 0, launch.stream>>>(
+        keys, values, launch.dtype, launch.slots, launch.heads);
+  };
+  if (type == CacheType::kQ8_0) return blocks(QuantizeQ8_0{});
+  if (type == CacheType::kQ4_0) return blocks(QuantizeQ4_0{});
+  with_plain_cache_format(type, [&](auto format) {
+    with_dtype(launch.dtype, [&](auto element) {
+      using Cache = typename decltype(format)::Element;
+      using In = decltype(element);
+      constexpr int kCount = kMoved<In, Cache>;
+      const CacheWrite keys =
+          cache_write(k.cache, sizeof(Cache), launch.dtype, k.fresh, k.layout, kCount);
+      const CacheWrite values =
+          cache_write(v.cache, sizeof(Cache), launch.dtype, v.fresh, v.layout, kCount);
+      const dim3 grid = launch.grid(keys, values, both);
+      kv_cache_write_kernel<In, Cache>
+          <<<grid, kThreads, 0, launch.stream>>>(keys, values, launch.slots, launch.heads);
+    });
+  });
 }
 
 }  // namespace
@@ -176,22 +286,21 @@ Status accumulate(DType dtype, void* dst, const void* src, const int64_t* offset
   return launch_status();
 }
 
-Status kv_cache_write(DType cache_dtype, void* k_cache, void* v_cache, DType dtype, const void* k,
-                      const void* v, const CacheLayout* k_layout, const CacheLayout* v_layout,
-                      const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
-                      int64_t heads, Stream stream) {
+Status kv_cache_write(const CacheTarget* k, const CacheTarget* v, DType dtype, const int64_t* slots,
+                      int64_t tokens, int64_t places, int64_t block_size, int64_t heads,
+                      Stream stream) {
   if (tokens == 0 || places == 0 || heads == 0) return nullptr;
-  const dim3 grid(grid_size(tokens), 2);
-  with_dtype(cache_dtype, [&](auto cache_element) {
-    with_dtype(dtype, [&](auto element) {
-      using Cache = decltype(cache_element);
-      using In = decltype(element);
-      kv_cache_write_kernel<In, Cache><<<grid, kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-          cache_write<In, Cache>(k_cache, k, *k_layout),
-          cache_write<In, Cache>(v_cache, v, *v_layout), slots, tokens, places, block_size,
-          static_cast<unsigned>(heads));
-    });
-  });
+  const Launch launch = {dtype,
+                         {slots, tokens, places, block_size, 1},
+                         static_cast<unsigned>(heads),
+                         static_cast<gpuStream_t>(stream)};
+  const bool has_keys = k->layout.head_dim > 0, has_values = v->layout.head_dim > 0;
+  if (k->type == v->type && has_keys && has_values) {
+    write(k->type, *k, *v, true, launch);
+  } else {
+    if (has_keys) write(k->type, *k, *k, false, launch);
+    if (has_values) write(v->type, *v, *v, false, launch);
+  }
   return launch_status();
 }
 

@@ -3,6 +3,7 @@
 // A row is one head of one token: its values stand one after the other, in blocks where the format
 // has them. A trait has
 //   kType                 its CacheType
+//   Element               what it stores, if it has no blocks
 //   kBlock, kBytes        values and bytes of a block (1 and an element's, without blocks)
 //   kAlign<N>             what the address of N values must be a multiple of, N = 8 or 16; for
 //                         blocks, what the address of the row must be a multiple of
@@ -53,6 +54,7 @@ __device__ __forceinline__ void round_pairs(const float (&values)[N], uint32_t (
 // Elements of 16 or 32 bits.
 template <typename T, CacheType Type>
 struct WideCache {
+  using Element = T;
   static constexpr CacheType kType = Type;
   static constexpr int kBlock = 1, kBytes = sizeof(T);
   template <int N>
@@ -95,6 +97,7 @@ struct WideCache {
 // Elements of 8 bits, whose values all are float16 numbers.
 template <typename T, CacheType Type>
 struct Float8Cache {
+  using Element = T;
   static constexpr CacheType kType = Type;
   static constexpr int kBlock = 1, kBytes = 1;
   template <int N>
@@ -278,9 +281,9 @@ using BFloat16Cache = WideCache<gpu_bfloat16, CacheType::kBFloat16>;
 using E4M3Cache = Float8Cache<E4M3, CacheType::kE4M3>;
 using E5M2Cache = Float8Cache<E5M2, CacheType::kE5M2>;
 
-// Calls body(Format{}) with the format of `type`.
+// Calls body(Format{}) with the format of `type`, if it is one without blocks.
 template <typename Body>
-void with_cache_format(CacheType type, Body body) {
+void with_plain_cache_format(CacheType type, Body body) {
   switch (type) {
     case CacheType::kFloat32:
       return body(Float32Cache{});
@@ -293,10 +296,17 @@ void with_cache_format(CacheType type, Body body) {
     case CacheType::kE5M2:
       return body(E5M2Cache{});
     case CacheType::kQ8_0:
-      return body(Q8_0Cache{});
     case CacheType::kQ4_0:
-      return body(Q4_0Cache{});
+      return;
   }
+}
+
+// Calls body(Format{}) with the format of `type`.
+template <typename Body>
+void with_cache_format(CacheType type, Body body) {
+  if (type == CacheType::kQ8_0) return body(Q8_0Cache{});
+  if (type == CacheType::kQ4_0) return body(Q4_0Cache{});
+  with_plain_cache_format(type, body);
 }
 
 }  // namespace rocmforge::gpu

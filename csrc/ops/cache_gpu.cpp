@@ -47,7 +47,7 @@ void accumulate_(Tensor dst, const Tensor& src, const Tensor& offset) {
 
 gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
   const Tensor& fresh = tokens.tensor;
-  return {cache.size(3),
+  return {fresh.size(fresh.dim() - 1),
           {cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3)},
           tokens.layout,
           fresh.stride(fresh.dim() - 2)};
@@ -56,25 +56,24 @@ gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
 void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
                      const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  const int64_t tokens = check_kv_cache_write(k_cache, v_cache, k, v, slots).tokens;
-  check_float(op, "k_cache", k_cache);
-  check_same_dtype(op, "v_cache", v_cache, k_cache);
+  const CacheWriteArgs args = check_kv_cache_write(k_cache, v_cache, k, v, slots);
   const int64_t heads = k_cache.size(2);
-  for (const Tensor* cache : {&k_cache, &v_cache}) {
-    check(heads * cache->size(3) <= std::numeric_limits<int32_t>::max(), op,
-          "a token must have fewer than 2^31 elements, got ", heads * cache->size(3));
+  for (const Tensor* fresh : {&k, &v}) {
+    const int64_t values = heads * fresh->size(fresh->dim() - 1);
+    check(values <= std::numeric_limits<int32_t>::max(), op,
+          "a token must have fewer than 2^31 elements, got ", values);
   }
-  if (tokens == 0 || k.numel() + v.numel() == 0) return;
+  if (args.tokens == 0 || k.numel() + v.numel() == 0) return;
   const GpuLaunch launch(op, k);
   const GpuRows keys(k, 2), values(v, 2);
   const Tensor places = torch::stable::contiguous(slots);
-  const gpu::CacheLayout k_layout = cache_layout(k_cache, keys);
-  const gpu::CacheLayout v_layout = cache_layout(v_cache, values);
+  const gpu::CacheTarget k_target = {args.k_type, k_cache.mutable_data_ptr(), keys.data(),
+                                     cache_layout(k_cache, keys)};
+  const gpu::CacheTarget v_target = {args.v_type, v_cache.mutable_data_ptr(), values.data(),
+                                     cache_layout(v_cache, values)};
   launch.done(gpu::kv_cache_write(
-      gpu_dtype(k_cache), k_cache.mutable_data_ptr(), v_cache.mutable_data_ptr(), gpu_dtype(k),
-      keys.data(), values.data(), &k_layout, &v_layout,
-      static_cast<const int64_t*>(places.const_data_ptr()), tokens,
-      k_cache.size(0) * k_cache.size(1), k_cache.size(1), heads, launch.stream()));
+      &k_target, &v_target, gpu_dtype(k), static_cast<const int64_t*>(places.const_data_ptr()),
+      args.tokens, k_cache.size(0) * k_cache.size(1), k_cache.size(1), heads, launch.stream()));
 }
 
 }  // namespace

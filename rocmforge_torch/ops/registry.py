@@ -17,6 +17,7 @@ from torch.library import Library
 
 NAMESPACE = "rocmforge"
 LIBRARY = Library(NAMESPACE, "DEF")
+PARTIAL = Library(f"{NAMESPACE}_fallback", "DEF")  # what kernels call for what they do not know
 
 ShapeFunction = Callable[..., Any]
 OPS: dict[str, str] = {}  # name -> schema
@@ -34,11 +35,14 @@ def define(
     reference: Callable[..., Any],
     value_check: Callable[..., None] | None = None,
     reference_on: str | None = None,
+    partial: bool = False,
 ) -> Callable[[ShapeFunction], ShapeFunction]:
     """Decorator of a shape function: registers `rocmforge::SCHEMA` with it and its reference.
 
     `value_check` looks at what a shape function cannot: the values of the arguments, on the CPU.
     `reference_on` is a dispatch key whose kernel the reference is, for ops that only move bytes.
+    `partial` says that a kernel may know some types only; it hands other calls to the op of the
+    same name in the namespace `rocmforge_fallback`.
     """
     name = schema.partition("(")[0]
 
@@ -50,6 +54,10 @@ def define(
         LIBRARY.impl(name, FALLBACKS[name], "CompositeExplicitAutograd")
         if reference_on is not None:
             LIBRARY.impl(name, _checked(shape_function, reference), reference_on)
+        if partial:
+            rest = _fallback(name, shape_function, reference, value_check, "for these arguments")
+            PARTIAL.define(schema)
+            PARTIAL.impl(name, rest, "CompositeExplicitAutograd")
         return shape_function
 
     return register
@@ -68,6 +76,7 @@ def _fallback(
     shape_function: ShapeFunction,
     reference: Callable[..., Any],
     value_check: Callable[..., None] | None,
+    missing: str = "here",
 ) -> Callable[..., Any]:
     warned: set[str] = set()
 
@@ -79,8 +88,8 @@ def _fallback(
         if device.type not in warned:
             warned.add(device.type)
             warnings.warn(
-                f"{NAMESPACE}::{name} has no {device.type} kernel here; its reference runs (slow). "
-                "`rocmforge doctor` shows which ops have kernels and what to build.",
+                f"{NAMESPACE}::{name} has no {device.type} kernel {missing}; its reference runs "
+                "(slow). `rocmforge doctor` shows which ops have kernels and what to build.",
                 RuntimeWarning,
                 stacklevel=2,
             )

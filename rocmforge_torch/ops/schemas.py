@@ -36,7 +36,7 @@ def dequantize(qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
     return qweight.new_empty((*qweight.shape[:-1], k), dtype=dtype)
 
 
-@define("quantize(Tensor x, int qtype) -> Tensor", reference.quantize)
+@define("quantize(Tensor x, int qtype) -> Tensor", reference.quantize, partial=True)
 def quantize(x: Tensor, qtype: int) -> Tensor:
     """Values [..., K] -> blocks [..., row_bytes] uint8, K a multiple of the block size."""
     op = "quantize"

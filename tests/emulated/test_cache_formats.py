@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emulated_tensors import DTYPE_CODES, bits, give
 from torch import Tensor
 
 from rocmforge_torch.ops import reference
+from rocmforge_torch.ops.reference.cache_formats import CACHE_FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES_BY_NAME
 from tools.amd.emulator import Emulator, Input, Output, poisoned
+from tools.amd.emulator.messages import Struct
+from tools.amd.toolchain import CSRC
 
 pytestmark = pytest.mark.emulated
 Compile = Callable[[str, str], Path]
@@ -111,3 +115,132 @@ def test_every_way_of_reading_gives_the_values(
     for out, dtype in zip(run.outputs[3:], (torch.float16, torch.bfloat16), strict=True):
         got = torch.from_numpy(np.array(out)).view(torch.int16).view(dtype)
         torch.testing.assert_close(got, wanted.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+# rocmforge::CacheType
+CODES = {name: code for code, name in enumerate(("f32", "f16", "bf16", "fp8", "fp8_e5m2"))}
+CODES |= {"q8_0": 5, "q4_0": 6}
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+SLOTS = torch.tensor([5, -1, 0, 12, 11, -(2**40), 2**40, 7])
+PLACES, BLOCK_SIZE, HEADS = 12, 4, 3
+
+
+def memory(cache: Tensor) -> Tensor:
+    """The bytes of a whole tensor that a cache is a view of."""
+    return cache.view(torch.uint8) if cache.is_contiguous() else cache._base.view(torch.uint8)
+
+
+def target(name: str, cache: Tensor, fresh: Tensor) -> Struct:
+    """CacheTarget; fresh [tokens, heads, head_dim], its storage's first element included."""
+    assert cache.storage_offset() == 0
+    whole = fresh if fresh.is_contiguous() else fresh._base
+    strides = [*cache.stride(), len(fresh), 0, *fresh.stride()[:2]]
+    layout = [("c_int64", value) for value in (fresh.shape[2], *strides)]
+    out = Output(bits(memory(cache)).copy())
+    return Struct(
+        [
+            ("c_int", CODES[name]),
+            ("c_void_p", out),
+            ("c_void_p", give(whole)),
+            ("struct", Struct(layout)),
+        ]
+    )
+
+
+def new_tokens(width: int, dtype: torch.dtype) -> Tensor:
+    """Values of every size, and those that need care: ties, overflow, subnormals, signs."""
+    x = torch.randn(len(SLOTS), HEADS, width) * torch.tensor([1.0, 100.0, 1e-3])[:, None]
+    care = [448.0, 464.0, 480.0, 6e4, 2**-9, 2**-10, 3 * 2**-10, -0.0, -(2**-7), 1e-6, 17.0, 18.0]
+    x[0, 0, : min(width, 12)] = torch.tensor(care)[:width]
+    x[2, 1] = 0  # a block without a scale
+    x[4, 1] = -x[4, 1].abs().max()  # ties of the largest
+    x[4, 1, ::2] *= -1
+    return x.to(dtype)
+
+
+def write(
+    emulator: Emulator, arch: str, names: tuple[str, str], dtype: torch.dtype, k: Tensor, v: Tensor
+) -> None:
+    """Both caches are what the reference makes of them, and nothing else was written."""
+    inside = SLOTS.where(SLOTS < PLACES, -1)  # places outside are passed over
+    fresh = (k, v)
+    caches = []
+    for name, x in zip(names, fresh, strict=True):
+        stored = CACHE_FORMATS[name].encode(torch.randn(3, BLOCK_SIZE, HEADS, x.shape[2]))
+        caches.append(stored.view(torch.uint8).clone().view(stored.dtype))
+    targets = [target(*both) for both in zip(names, caches, fresh, strict=True)]
+    run = emulator.launch(
+        CSRC / "hip" / "cache.hip",
+        arch,
+        "kv_cache_write",
+        [*targets, DTYPE_CODES[dtype], give(SLOTS), len(SLOTS), PLACES, BLOCK_SIZE, HEADS, None],
+    )
+    reference.kv_cache_write_(*caches, k, v, inside)
+    for out, cache, name in zip(run.outputs, caches, names, strict=True):
+        got = torch.from_numpy(np.array(out))
+        assert torch.equal(got, memory(cache)), f"{name} {int((got != memory(cache)).sum())} bytes"
+    assert len(run.launches) == (1 if names[0] == names[1] else 2)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+PAIRS = [(name, name, dtype) for name in CACHE_FORMATS for dtype in (F32, F16, BF16)]
+PAIRS += [("f16", "q8_0", F16), ("q4_0", "fp8", F32)]
+WRITES = [("gfx1100", *pair) for pair in PAIRS]
+WRITES += [(arch, n, n, F16) for arch in ARCHS[1:] for n in ("f16", "fp8", "q8_0", "q4_0")]
+
+
+@pytest.mark.parametrize(("arch", "k_name", "v_name", "dtype"), WRITES, ids=str)
+def test_writes_are_the_references_bytes(
+    emulator: Emulator, arch: str, k_name: str, v_name: str, dtype: torch.dtype
+) -> None:
+    k, v = new_tokens(64, dtype), new_tokens(96, dtype)
+    write(emulator, arch, (k_name, v_name), dtype, k, v)
+
+
+@pytest.mark.parametrize("name", ["f16", "fp8", "fp8_e5m2"])
+def test_writes_of_odd_heads(emulator: Emulator, name: str) -> None:
+    write(emulator, "gfx1100", (name, name), F16, new_tokens(7, F16), new_tokens(12, F16))
+
+
+@pytest.mark.parametrize("name", ["f16", "fp8", "q8_0", "q4_0"])
+def test_writes_of_columns_of_a_wider_tensor(emulator: Emulator, name: str) -> None:
+    wide = [new_tokens(width + 3, F32)[..., :width] for width in (64, 32)]
+    write(emulator, "gfx1100", (name, name), F32, *wide)
+
+
+# A case per quantizer, and one on the other wave size.
+QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1")
+
+
+@pytest.mark.parametrize(
+    ("arch", "name", "dtype"),
+    [("gfx1100", name, dtype) for name in QUANTIZED for dtype in (F32, BF16)]
+    + [(arch, name, F16) for arch in ARCHS[1:] for name in ("Q5_1", "Q8_1")],
+    ids=str,
+)
+def test_quantize(emulator: Emulator, arch: str, name: str, dtype: torch.dtype) -> None:
+    row = QUANT_TYPES_BY_NAME[name]
+    wide = new_tokens(99, dtype).flatten(0, 1)
+    wide[5, 3] = wide[5, 40] = -0.0
+    for x in (wide[:, :96], wide[:, :96].contiguous()):
+        blocks = reference.quantize(x, row.id)
+        run = emulator.launch(
+            CSRC / "hip" / "quantize.hip",
+            arch,
+            "quantize",
+            [
+                row.id,
+                DTYPE_CODES[dtype],
+                give(x if x.is_contiguous() else wide),
+                Struct([("c_int64", len(x)), ("c_int64", 0), ("c_int64", x.stride(0))]),
+                len(x),
+                96,
+                Output(poisoned(tuple(blocks.shape), np.uint8)),
+                None,
+            ],
+        )
+        assert torch.equal(torch.from_numpy(np.array(run.outputs[0])), blocks)

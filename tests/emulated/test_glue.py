@@ -160,34 +160,6 @@ def test_accumulate(emulator: Emulator, arch: str, dtype: torch.dtype, start: in
         assert torch.equal(from_bits(out, dtype), wanted)
 
 
-def cache_layout(cache: Tensor, fresh: Tensor) -> Struct:
-    return Struct(int64s(cache.shape[3], *cache.stride(), len(fresh), 0, *fresh.stride()[:2]))
-
-
-@on_every_arch
-@pytest.mark.parametrize("head_dim", [7, 16])
-def test_kv_cache_write(emulator: Emulator, arch: str, dtype: torch.dtype, head_dim: int) -> None:
-    heads, slots = 2, torch.tensor([5, -1, 0, 12, 11, -(2**40), 2**40])
-    k = randn(len(slots), heads, head_dim, dtype=dtype)
-    v = randn(len(slots), heads, head_dim + 8, dtype=dtype)
-    inside = slots.where(slots < 12, -1)  # places outside are passed over
-    for cache_dtype in {dtype, F16, F32}:
-        k_cache = randn(3, 4, heads, head_dim, dtype=cache_dtype)
-        v_cache = randn(3, 4, heads, head_dim + 8, dtype=cache_dtype)
-        outs = call(
-            emulator,
-            "cache",
-            arch,
-            "kv_cache_write",
-            [DTYPE_CODES[cache_dtype], changed(k_cache), changed(v_cache), DTYPE_CODES[dtype],
-             give(k), give(v), cache_layout(k_cache, k), cache_layout(v_cache, v), give(slots),
-             len(slots), 12, 4, heads, None],
-        )  # fmt: skip
-        reference.kv_cache_write_(k_cache, v_cache, k, v, inside)
-        for out, cache in zip(outs, (k_cache, v_cache), strict=True):
-            assert torch.equal(from_bits(out, cache_dtype), cache)
-
-
 # temperature, top_k, top_p, min_p of a row
 FILTERS = torch.tensor(
     [
