@@ -266,3 +266,47 @@ def test_what_it_cannot_do(name: str, act: Callable[[GGUFTensor], Any]) -> None:
 def test_wrong_parts(qweight: Tensor, qtype: int, dtype: torch.dtype, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GGUFTensor(qweight, qtype, dtype)
+
+
+def test_packed_weights() -> None:
+    weight = quantized("Q4_0", dtype=torch.float16)
+    packed = weight.packed()
+    assert (weight.qlayout, packed.qlayout) == (0, 1)
+    assert packed.packed() is packed
+    assert weight.unpacked() is weight
+    assert (packed.shape, packed.dtype) == (weight.shape, torch.float16)
+    assert torch.equal(packed.qweight, torch.ops.rocmforge.pack_weight(weight.qweight, 2))
+    assert torch.equal(packed.unpacked().qweight, weight.qweight)
+    assert torch.equal(packed.dequantize(), weight.dequantize())
+    assert repr(packed).endswith("device=cpu, packed)")
+    for same in (packed.detach(), copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert same.qlayout == 1
+        assert torch.equal(same.qweight, packed.qweight)
+    # The layout is the GPU's: what is copied to the CPU is unpacked.
+    assert packed.to(torch.float32).qlayout == 0
+    assert torch.equal(packed.float().qweight, weight.qweight)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda w: w[1],
+        lambda w: w[1:3],
+        lambda w: w[torch.tensor([0, 2])],
+        lambda w: w.index_select(0, torch.tensor([1])),
+        lambda w: F.embedding(torch.tensor([0]), w),
+    ],
+)
+def test_packed_weights_have_no_rows(take: Callable[[Any], Any]) -> None:
+    weight = quantized("Q8_0")
+    with pytest.raises(NotImplementedError, match=r"call .unpacked\(\) first"):
+        take(weight.packed())
+    assert take(weight.packed().unpacked()).shape == take(weight).shape
+
+
+def test_only_matrices_are_packed() -> None:
+    weight = quantized("Q8_0", 2, 3, 64)
+    with pytest.raises(ValueError, match=r"or 1 \(packed\) for a matrix, got 1 for"):
+        GGUFTensor(weight.qweight, weight.qtype, layout=1)
+    with pytest.raises(ValueError, match="got 2"):
+        GGUFTensor(quantized().qweight, quantized().qtype, layout=2)

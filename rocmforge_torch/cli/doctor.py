@@ -34,17 +34,20 @@ def _report() -> dict[str, Any]:
     from .. import extension
 
     devices = _devices()
-    ops = _ops([device["type"] for device in devices])
+    ops = _ops(devices)
     libraries = {device: str(path) for device, path in extension.loaded().items()}
     failed = [row for row in ops if row["test"] == "failed"]
     return {
-        "healthy": not failed and "cpu" in libraries,
+        "healthy": not failed
+        and "cpu" in libraries
+        and not any(device.get("problem") for device in devices),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(),
         "torch": {"cuda": torch.version.cuda, "hip": torch.version.hip},
         "devices": devices,
         "libraries": libraries,
+        "gpu_architectures": list(extension.gpu_architectures()),
         "cpu_instruction_set": extension.cpu_instruction_set(),
         "ops": ops,
         "advice": _advice(libraries, devices, ops),
@@ -64,8 +67,10 @@ def _versions() -> dict[str, str | None]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """The CPU and every GPU that torch can use."""
+    """The CPU and every GPU that torch can use; "problem" says that a GPU has no code."""
     import torch
+
+    from .. import extension
 
     found: list[dict[str, Any]] = [
         {
@@ -82,10 +87,9 @@ def _devices() -> list[dict[str, Any]]:
                 "type": "cuda",
                 "index": index,
                 "name": properties.name,
-                "architecture": properties.gcnArchName
-                if torch.version.hip
-                else f"sm_{properties.major}{properties.minor}",
+                "architecture": extension.architecture(index),
                 "memory": properties.total_memory,
+                "problem": extension.missing_code(index),
             }
         )
     return found
@@ -111,23 +115,30 @@ def _memory() -> int | None:
         return None
 
 
-def _ops(device_types: list[str]) -> list[dict[str, Any]]:
-    """For every op and device: which kernel runs, why, and how far it is from the reference."""
+def _ops(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For every op and type of device: what runs, why, and how far it is from the reference.
+
+    The first device of a type is tested, except those that no kernel can start on.
+    """
     from ..ops import OPS
     from . import self_test
 
-    types = list(dict.fromkeys(device_types))
+    tested: dict[str, str] = {}
+    for device in devices:
+        if not device.get("problem"):
+            index = f":{device['index']}" if "index" in device else ""
+            tested.setdefault(device["type"], device["type"] + index)
     rows = []
-    with warnings.catch_warnings(), progress_bar("testing ops", len(OPS) * len(types)) as bar:
+    with warnings.catch_warnings(), progress_bar("testing ops", len(OPS) * len(tested)) as bar:
         warnings.simplefilter("ignore")  # "the reference runs" is what the table says
-        for device in types:
+        for kind, place in tested.items():
             for op in OPS:
-                kernel, why = _kernel(op, device)
-                outcome = self_test.run(op, device)
+                kernel, why = _kernel(op, kind)
+                outcome = self_test.run(op, place)
                 rows.append(
                     {
                         "op": op,
-                        "device": device,
+                        "device": kind,
                         "kernel": kernel,
                         "why": why,
                         "test": "passed" if outcome.passed else "failed",
@@ -174,6 +185,7 @@ def _advice(
         found = shutil.which(compiler)
         build = "" if found else f"put {compiler} on PATH, then "
         advice.append(f"{gpus[0]['name']} has no kernels: {build}`pip install .` again.")
+    advice += [f"{device['problem']}." for device in gpus if device.get("problem")]
     if not gpus and torch.version.hip:
         advice.append(
             "torch is built for ROCm but finds no GPU: check `rocminfo`, that /dev/kfd is readable "
@@ -220,7 +232,9 @@ def _show(report: dict[str, Any]) -> None:
         devices.add_row(name, device["name"], detail, memory)
     out.print(devices)
     for device in ("cpu", "gpu"):
-        out.print(f"{device.upper()} library: {report['libraries'].get(device, 'none')}")
+        inside = report["gpu_architectures"] if device == "gpu" else []
+        code = f" ({', '.join(inside)})" if inside else ""
+        out.print(f"{device.upper()} library: {report['libraries'].get(device, 'none')}{code}")
 
     ops = table("Op", "Device", "Kernel", "Why", "Test", ">Cases", ">Error", title="\nOps")
     for row in report["ops"]:

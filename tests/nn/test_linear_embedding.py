@@ -92,3 +92,43 @@ def test_bad_weights(weight: torch.Tensor, problem: str) -> None:
         QuantLinear.from_weight(weight)
     with pytest.raises(ValueError, match=problem):
         QuantEmbedding.from_weight(weight)
+
+
+def test_a_packed_layer_keeps_its_layout_to_itself() -> None:
+    weight, dense = quantized(Q4_0, 24, 64)
+    layer = QuantLinear.from_weight(weight).pack_()
+    assert layer.layout == 1
+    assert "packed" in repr(layer)
+    assert not torch.equal(layer.qweight, weight.qweight)
+    assert torch.equal(layer.pack_().weight.dequantize(), dense)
+    assert torch.equal(layer.state_dict()["qweight"], weight.qweight)
+
+    other, _ = quantized(Q4_0, 24, 64)
+    again = QuantLinear(torch.zeros_like(other.qweight), other.qtype).pack_()
+    state = layer.state_dict()
+    again.load_state_dict(state)
+    assert again.layout == 1
+    assert torch.equal(again.qweight, layer.qweight)
+    assert torch.equal(state["qweight"], weight.qweight), "the caller's dictionary stays"
+
+    same = QuantLinear.from_weight(weight.packed())
+    assert same.layout == 1
+    assert torch.equal(same.qweight, layer.qweight)
+    same.to("cpu")
+    assert same.layout == 0
+    assert torch.equal(same.qweight, weight.qweight)
+    x = torch.randn(2, 64)
+    torch.testing.assert_close(same(x), x @ dense.T)
+
+
+def test_plain_weights_have_no_other_layout() -> None:
+    weight = torch.randn(8, 16)
+    layer = QuantLinear.from_weight(weight).pack_()
+    assert layer.layout == 0
+    assert layer.qweight.data_ptr() == weight.data_ptr()
+
+
+def test_a_packed_table_is_refused() -> None:
+    weight, _ = quantized(Q8_0, 24, 64)
+    with pytest.raises(ValueError, match="looks up rows, which a packed weight has not"):
+        QuantEmbedding.from_weight(weight.packed())
