@@ -129,18 +129,24 @@ def _warn_of_missing_code() -> None:
 _checked: set[int] = set()
 
 
-def check_device(device: torch.device) -> None:
-    """Refuse a GPU that the library has no code for; every GPU is looked at once.
+def check_device(device: torch.device) -> torch.device:
+    """The device with its number; a GPU is looked at once, whether the library has code for it.
 
     Raises:
-        RuntimeError: naming the card, the architectures inside and what to build.
+        RuntimeError: torch has no such GPU, or the library no code for it: then the sentence names
+            the card, the architectures inside and what to build.
     """
     if device.type != "cuda":
-        return
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count <= (device.index or 0):
+        raise RuntimeError(
+            f"device {device}: torch can use {count} GPU(s) here; `rocmforge doctor` says more"
+        )
     index = torch.cuda.current_device() if device.index is None else device.index
-    if index in _checked:
-        return
-    problem = missing_code(index)
-    if problem is not None:
-        raise RuntimeError(problem)
-    _checked.add(index)
+    if index not in _checked:
+        problem = missing_code(index)
+        if problem is not None:
+            raise RuntimeError(problem)
+        _checked.add(index)
+    return torch.device("cuda", index)

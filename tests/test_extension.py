@@ -42,6 +42,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Any:
         amd = hasattr(found[0], "gcnArchName")
         monkeypatch.setattr(torch.version, "hip", "7.0" if amd else None)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found[index])
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
@@ -121,10 +122,18 @@ def test_a_card_that_fits_is_looked_at_once(cards: Any, monkeypatch: pytest.Monk
     cards("sm_90", H100)
     looked: list[int] = []
     monkeypatch.setattr(extension, "missing_code", looked.append)
-    extension.check_device(torch.device("cuda"))
-    extension.check_device(torch.device("cuda", 0))
-    extension.check_device(torch.device("cpu"))
+    for name, place in (("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cpu", "cpu"), ("meta", "meta")):
+        assert extension.check_device(torch.device(name)) == torch.device(place)
     assert looked == [0]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda:7"])
+def test_a_gpu_that_is_not_there(
+    demo_like: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match=rf"^device {device}: torch can use 0 GPU\(s\) here"):
+        load_model(demo_like, device)
 
 
 def test_doctor_names_the_card_and_tests_another(
@@ -141,7 +150,6 @@ def test_doctor_names_the_card_and_tests_another(
     for card in (H100, BLACKWELL):
         card.total_memory = 1 << 30
     cards("sm_90", BLACKWELL, H100)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(self_test, "run", run)
     monkeypatch.setattr(extension, "cpu_instruction_set", lambda: "avx2")
     report = doctor._report()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import extension
 from .checks import ARCHITECTURE, TOKENS, vocab_size_key
 from .shard import Shard, open_shard
 from .splits import merge_metadata, shard_paths
@@ -99,7 +100,8 @@ def load_gguf(
     Raises:
         GGUFError: the file is no valid GGUF, or a shard is missing or contradicts the others.
         OSError: the file cannot be opened.
-        RuntimeError: the GPU has no room (torch.OutOfMemoryError), or the library no code for it.
+        RuntimeError: there is no such GPU, it has no room (torch.OutOfMemoryError), or the library
+            no code for it.
         ValueError: ``dtype`` is no floating-point dtype.
     """
     if dtype is not None and not dtype.is_floating_point:
@@ -108,9 +110,7 @@ def load_gguf(
     opened = open_shard(path)
     paths = shard_paths(path, opened.header)
     shards = [opened if shard == path else open_shard(shard) for shard in paths]
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
+    device = extension.check_device(torch.device(device))
     file = GGUFModelFile(path, paths, shards, device, dtype)
     if device.type == "cuda":
         file.tensors.load(packed, progress)

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 
 import torch
 
-from .. import extension
 from ..tensor import GGUFTensor
 from .async_loader import Form, OpenFile, load_tensors
 from .byte_order import check_order, is_swapped, swap_bytes_
@@ -107,7 +106,6 @@ class TensorMap(Mapping[str, torch.Tensor]):
     def _load(
         self, infos: Sequence[TensorInfo], packed: bool, progress: bool | None
     ) -> dict[str, torch.Tensor]:
-        extension.check_device(self._device)
         names = {info.name for info in infos}
         total = sum(info.nbytes for info in infos)
 
