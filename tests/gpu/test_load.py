@@ -156,7 +156,7 @@ def test_a_failed_load_frees_everything(
 def test_no_room(large: Path) -> None:
     gc.collect()
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
+    _, total = torch.cuda.mem_get_info()
     allowed = (torch.cuda.memory_reserved() + (1 << 29)) / total
     torch.cuda.set_per_process_memory_fraction(allowed)
     before = torch.cuda.memory_allocated()
@@ -167,7 +167,6 @@ def test_no_room(large: Path) -> None:
         assert torch.cuda.memory_allocated() == before
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert free > 0
 
 
 def test_a_file_that_is_cut(large: Path, tmp_path: Path) -> None:
