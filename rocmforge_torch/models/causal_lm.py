@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -11,7 +10,8 @@ import torch
 
 from ..gguf import GGUFError, GGUFModelFile, load_gguf
 from ..gguf.tokenizer import Tokenizer
-from ..nn import KVCache
+from ..nn import Attention, GatedMLP, KVCache
+from ..nn.kv_cache import CacheDtypes, cache_bytes
 from .config import DecoderConfig
 from .decoder import Decoder
 from .weights import Weights
@@ -58,17 +58,18 @@ class CausalLM(Decoder):
         return tokenizer
 
     def new_cache(
-        self, batch_size: int = 1, max_seq_len: int | None = None, dtype: torch.dtype | None = None
+        self, batch_size: int = 1, max_seq_len: int | None = None, dtype: CacheDtypes | None = None
     ) -> KVCache:
         """An empty cache.
 
         Args:
             batch_size: B, sequences.
             max_seq_len: S, tokens of each; by default the model's context length.
-            dtype: of keys and values; by default bfloat16 in a bfloat16 model, else float16.
+            dtype: of keys and values, a `torch.dtype` or a name such as "q8_0", or a pair of them,
+                of keys and of values; by default bfloat16 in a bfloat16 model, else float16.
 
         Raises:
-            ValueError: batch_size or max_seq_len is not positive.
+            ValueError: batch_size or max_seq_len is not positive, or no cache has this dtype.
             MemoryError: there is no room for it.
         """
         max_seq_len = self.config.context_length if max_seq_len is None else max_seq_len
@@ -83,11 +84,23 @@ class CausalLM(Decoder):
         try:
             return KVCache(*shape, dtype, self.device)
         except RuntimeError:  # torch's word for "no memory"
-            size = 2 * math.prod(shape) * dtype.itemsize / 2**30
+            size = cache_bytes(*shape, dtype) / 2**30
             raise MemoryError(
                 f"a KV cache of {batch_size} x {max_seq_len} tokens takes {size:.1f} GiB, more "
                 f"than {self.device} has; choose a smaller context size"
             ) from None
+
+    def fuse_(self) -> CausalLM:
+        """Make projections of one input one matrix each, where their types agree; returns itself.
+
+        Gate and up become one, with an op that multiplies and gates; query, key and value, or two
+        of them, another. Takes a copy of these weights, one layer after the other: on a GPU the old
+        ones are freed on the way, on the CPU they stay in the file.
+        """
+        for module in self.modules():
+            if isinstance(module, (Attention, GatedMLP)):
+                module.fuse_()
+        return self
 
     # Generation builds on models; these two methods only hand over to it, when they are called.
 
@@ -118,7 +131,7 @@ class CausalLM(Decoder):
         params: SamplingParams | None = None,
         *,
         ctx_size: int | None = None,
-        cache_dtype: torch.dtype | None = None,
+        cache_dtype: CacheDtypes | None = None,
         **options: Any,
     ) -> TextStream:
         """What follows a prompt, as an iterator of pieces of text."""
@@ -133,6 +146,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     *,
+    fuse: bool | None = None,
     progress: bool | None = None,
 ) -> CausalLM:
     """Load a GGUF file as a model whose weights stay quantized.
@@ -144,6 +158,9 @@ def load_model(
             fastest in. (An embedding table that is the output layer too exists once, in the file's
             layout.)
         dtype: the dtype of activations and logits; by default float32 on the CPU, else bfloat16.
+        fuse: whether projections of one input are made one matrix (`CausalLM.fuse_`), which
+            computes faster and takes a copy of about half of the weights; by default on a GPU, and
+            on the CPU for files up to half of the machine's memory.
         progress: whether to show a bar of bytes and rate; by default on a terminal only.
 
     Raises:
@@ -161,4 +178,14 @@ def load_model(
     file = load_gguf(path, device, packed=True, progress=progress)
     model = CausalLM(file, dtype).eval()
     file.tensors.release()  # the modules hold what they need
-    return model
+    if fuse is None:
+        fuse = device.type != "cpu" or file.nbytes <= _memory() // 2
+    return model.fuse_() if fuse else model
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; 0 where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .attention import Attention
 from .embedding import QuantEmbedding
+from .gated import QuantGatedLinear
 from .kv_cache import KVCache, Step, uncached_step
 from .linear import QuantLinear
 from .mlp import MLP, GatedMLP
 from .norm import LayerNorm, NoNorm, Norm, RMSNorm
+from .projections import Projections
 from .rope import RopeConfig, RotaryEmbedding
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     "LayerNorm",
     "NoNorm",
     "Norm",
+    "Projections",
     "QuantEmbedding",
+    "QuantGatedLinear",
     "QuantLinear",
     "RMSNorm",
     "RopeConfig",

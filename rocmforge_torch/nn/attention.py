@@ -9,6 +9,7 @@ from .. import ops  # noqa: F401  (registers the operators)
 from .kv_cache import Step
 from .linear import QuantLinear
 from .norm import Norm
+from .projections import Projections
 from .rope import RotaryEmbedding
 
 attention = torch.ops.rocmforge.attention.default
@@ -18,7 +19,8 @@ kv_cache_write_ = torch.ops.rocmforge.kv_cache_write_.default
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions, over a cache or over its own tokens.
 
-    `qkv` holds the projections of query, key and value: three, or one fused (query rows first).
+    `qkv` holds the projections of query, key and value: three, or fewer where neighbours are one
+    matrix (query rows first, then key rows).
     `qk_norm` is None, or the norms of query and key; `norm_heads` says whether they see one head of
     D numbers at a time or all heads together.
     """
@@ -39,7 +41,7 @@ class Attention(nn.Module):
         norm_heads: bool = True,
     ) -> None:
         super().__init__()
-        self.qkv = nn.ModuleList(qkv)
+        self.qkv = Projections(qkv)
         self.out = out
         self.rope = rope
         self.q_norm: Norm | None = qk_norm[0] if qk_norm else None
@@ -47,6 +49,7 @@ class Attention(nn.Module):
         self.norm_heads = norm_heads
         self.head_dim = head_dim
         self.sizes = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
+        self.splits = self._splits()
         self.scale = scale
         self.window = window
         self.softcap = softcap
@@ -64,10 +67,24 @@ class Attention(nn.Module):
         )
         return self.out(attended.flatten(-2))
 
+    def fuse_(self) -> Attention:
+        """Make neighbours of query, key and value one matrix, where their types agree."""
+        self.qkv.fuse_()
+        self.splits = self._splits()
+        return self
+
+    def _splits(self) -> list[list[int]]:
+        """For every layer of qkv the sizes of what it holds of query, key and value."""
+        sizes = [self.sizes] if len(self.qkv) == 1 else self.qkv.rows
+        return [list(rows) for rows in sizes]
+
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query [B, T, Hq, D], key and value [B, T, Hkv, D]."""
         parts = [projection(x) for projection in self.qkv]
-        q, k, v = parts if len(parts) == 3 else parts[0].split(self.sizes, -1)
+        if len(parts) < 3:
+            pairs = zip(parts, self.splits, strict=True)
+            parts = [piece for part, sizes in pairs for piece in part.split(sizes, -1)]
+        q, k, v = parts
         heads = (*x.shape[:-1], -1, self.head_dim)
         q_norm, k_norm = self.q_norm, self.k_norm
         if q_norm is None or k_norm is None:

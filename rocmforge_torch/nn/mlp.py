@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import ops  # noqa: F401  (registers the operators)
+from .gated import QuantGatedLinear
 from .linear import QuantLinear
+from .projections import Projections
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -28,15 +30,28 @@ class GatedMLP(nn.Module):
 
     def __init__(self, gate_up: list[QuantLinear], down: QuantLinear, activation: str) -> None:
         super().__init__()
-        self.gate_up = nn.ModuleList(gate_up)
+        self.gate_up = Projections(gate_up)
         self.down = down
+        self.activation = activation
         self.act_mul = GATED[activation]
+
+    def fuse_(self) -> GatedMLP:
+        """Make gate and up one layer with the activation, if types agree; returns itself."""
+        layers = self.gate_up.fuse_()
+        if len(layers) == 1 and type(layers[0]) is QuantLinear:
+            layers[0] = QuantGatedLinear(layers[0], self.activation)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C] -> [..., C]."""
         parts = [projection(x) for projection in self.gate_up]
+        if isinstance(self.gate_up[0], QuantGatedLinear):
+            return self.down(parts[0])
         gate, up = parts if len(parts) == 2 else parts[0].chunk(2, -1)
         return self.down(self.act_mul(gate, up))
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation}"
 
 
 class MLP(nn.Module):

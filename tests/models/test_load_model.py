@@ -197,7 +197,7 @@ def test_it_is_an_ordinary_module(tmp_path: Path) -> None:
     assert isinstance(model, nn.Module)
     assert not model.training
     linears = [m for m in model.modules() if isinstance(m, QuantLinear)]
-    assert len(linears) == 3 * 7 + 1
+    assert len(linears) == 3 * 4 + 1
     ids = torch.tensor([[5, 6, 7]])
     seen = []
     model.layers[1].mlp.register_forward_hook(lambda m, args, out: seen.append(out.shape))
@@ -206,6 +206,39 @@ def test_it_is_an_ordinary_module(tmp_path: Path) -> None:
         torch.nn.init.zeros_(model.layers[2].attn_norm.weight)
         assert not torch.equal(model(ids), before)
     assert seen == [(1, 3, 64)] * 2
+
+
+def test_fusing_changes_no_number_and_no_name(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    apart, fused = load_model(path, fuse=False), load_model(path, fuse=True)
+    assert sum(isinstance(m, QuantLinear) for m in apart.modules()) == 3 * 7 + 1
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        assert torch.equal(fused(ids), apart(ids))
+    mine, theirs = fused.state_dict(), apart.state_dict()
+    assert sorted(mine) == sorted(theirs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    tensor = fused.file.tensors["blk.1.ffn_up.weight"]
+    blocks = mine["layers.1.mlp.gate_up.1.qweight"]
+    assert torch.equal(blocks.view(torch.float32), tensor)
+    other = load_model(path, fuse=False)
+    for value in other.state_dict().values():
+        value.zero_()
+    other.load_state_dict(mine)
+    other.fuse_().load_state_dict(theirs)
+    with torch.inference_mode():
+        assert torch.equal(other(ids), apart(ids))
+
+
+def test_large_files_stay_mapped_unless_asked(tmp_path: Path, monkeypatch: Any) -> None:
+    from rocmforge_torch.models import causal_lm
+
+    path = write(tmp_path)
+    monkeypatch.setattr(causal_lm, "_memory", lambda: 2 * load_gguf(path).nbytes - 1)
+    assert len(load_model(path).layers[0].mlp.gate_up) == 2
+    assert len(load_model(path, fuse=True).layers[0].mlp.gate_up) == 1
+    monkeypatch.setattr(causal_lm, "_memory", lambda: 2 * load_gguf(path).nbytes)
+    assert len(load_model(path).layers[0].mlp.gate_up) == 1
 
 
 def test_it_compiles_to_one_graph(tmp_path: Path) -> None:
