@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
 from .errors import FAILED
-from .generate import SEED_BITS
-from .options import CacheType, Debug, Demo, Json, ModelArgument, ModelOption, model_path
+from .flags import ModelFlags, RunFlags, SamplingFlags, with_flags
+from .options import Debug, Json
 from .output import note, print_json, write
 
 if TYPE_CHECKING:
@@ -28,26 +26,12 @@ System = Annotated[
 HELP = "/exit ends, /clear forgets, /help shows this. Ctrl-C stops an answer, or ends."
 
 
+@with_flags
 def chat(
-    model: ModelArgument = None,
-    model_option: ModelOption = None,
-    demo: Demo = False,
+    source: ModelFlags,
+    sampling: SamplingFlags,
+    running: RunFlags,
     system: System = None,
-    predict: options.Predict = -1,
-    temp: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
-    repeat_penalty: options.RepeatPenalty = 1.0,
-    repeat_last_n: options.RepeatLastN = 64,
-    seed: options.Seed = -1,
-    ctx_size: options.CtxSize = 0,
-    cache_type_k: options.CacheTypeK = CacheType.f16,
-    cache_type_v: options.CacheTypeV = CacheType.f16,
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    dtype: options.ActivationDtype = None,
-    exact: options.Exact = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -55,24 +39,14 @@ def chat(
 
     Messages come from the terminal or from stdin. With --json every answer is one line of JSON.
     """
-    from ..generate import SamplingParams
-    from . import session
     from .conversation import Conversation
 
-    path = model_path(model, model_option, demo)
-    cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
-    params = SamplingParams(
-        temperature=temp,
-        top_k=max(top_k, 0),
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        repeat_last_n=repeat_last_n,
-        seed=secrets.randbits(SEED_BITS) if seed < 0 else seed,
-        max_tokens=predict,
-    )
-    lm = session.load(path, device, dtype, threads, exact)
-    talk = Conversation(lm, params, ctx_size or lm.config.context_length, cache_dtype, system)
+    path = source.path()
+    cache_dtype = running.cache_dtype
+    params = sampling.params()
+    lm = running.load(path)
+    ctx_size = running.ctx_size or lm.config.context_length
+    talk = Conversation(lm, params, ctx_size, cache_dtype, system)
     person = sys.stdin.isatty()
     if not talk.has_template:
         note("This model has no chat template: it continues a transcript of User and Assistant.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from . import options
 from .errors import CommandError, Interrupted, UsageError
-from .options import CacheType, Debug, Demo, Json, ModelArgument, ModelOption, model_path
+from .flags import ModelFlags, RunFlags, SamplingFlags, with_flags
+from .options import Debug, IgnoreEos, Json
 from .output import note, print_json, write
 
 Prompt = Annotated[
@@ -23,56 +22,31 @@ PromptFile = Annotated[
     Path | None,
     typer.Option("-f", "--file", metavar="FILE", help="File with the prompt.", show_default=False),
 ]
-SEED_BITS = 32  # of a seed that nobody named: enough, and short to type
 
 
+@with_flags
 def generate(
-    model: ModelArgument = None,
-    model_option: ModelOption = None,
-    demo: Demo = False,
+    source: ModelFlags,
+    sampling: SamplingFlags,
+    running: RunFlags,
     prompt: Prompt = None,
     file: PromptFile = None,
-    predict: options.Predict = -1,
-    temp: options.Temperature = 0.8,
-    top_k: options.TopK = 40,
-    top_p: options.TopP = 0.95,
-    min_p: options.MinP = 0.05,
-    repeat_penalty: options.RepeatPenalty = 1.0,
-    repeat_last_n: options.RepeatLastN = 64,
-    ignore_eos: options.IgnoreEos = False,
-    seed: options.Seed = -1,
-    ctx_size: options.CtxSize = 0,
-    cache_type_k: options.CacheTypeK = CacheType.f16,
-    cache_type_v: options.CacheTypeV = CacheType.f16,
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    dtype: options.ActivationDtype = None,
-    exact: options.Exact = False,
+    ignore_eos: IgnoreEos = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Continue a text: streams it to stdout, then says on stderr how fast."""
-    from ..generate import SamplingParams, TextBatch
+    from ..generate import TextBatch
     from . import session
 
-    path = model_path(model, model_option, demo)
-    cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
+    path = source.path()
+    cache_dtype = running.cache_dtype
     text = _prompt(prompt, file)
-    seed = secrets.randbits(SEED_BITS) if seed < 0 else seed
-    params = SamplingParams(
-        temperature=temp,
-        top_k=max(top_k, 0),
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        repeat_last_n=repeat_last_n,
-        seed=seed,
-        max_tokens=predict,
-        ignore_eos=ignore_eos,
-    )
+    params = sampling.params(ignore_eos)
     start = time.perf_counter()
-    lm = session.load(path, device, dtype, threads, exact)
-    batch = TextBatch(lm, [text], params, ctx_size=ctx_size or None, cache_dtype=cache_dtype)
+    lm = running.load(path)
+    ctx_size = running.ctx_size or None
+    batch = TextBatch(lm, [text], params, ctx_size=ctx_size, cache_dtype=cache_dtype)
     load_seconds = time.perf_counter() - start
     if not as_json and sys.stdout.isatty():
         write(text)
@@ -96,7 +70,7 @@ def generate(
                 "prompt": text,
                 "text": "".join(written),
                 "finish_reason": batch.generations[0].finish_reason,
-                "seed": seed,
+                "seed": params.seed,
                 "load_seconds": round(load_seconds, 4),
                 **report,
             }
