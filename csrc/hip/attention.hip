@@ -10,7 +10,8 @@ namespace rocmforge::gpu {
 namespace {
 
 constexpr int kMergeThreads = 128;
-constexpr int kKeysPerSplit = 256;  // fewer are not worth a block
+constexpr int64_t kBlocksPerUnit = 2;  // that a compute unit runs at a time
+constexpr int kKeysPerSplit = 256;     // fewer are not worth a block
 
 // A block merges one row: exact in the order of the splits.
 __global__ void __launch_bounds__(kMergeThreads)
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(kMergeThreads)
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What multiplies.
-enum class Method { kExact, kDecode };
+enum class Method { kExact, kDecode, kTile };
 
 // Whether matrix units can: heads of whole loads, 16 bytes of float16 or one of quantized values.
 bool fits_matrix_units(const AttentionCall& call) {
@@ -61,43 +62,68 @@ bool fits_matrix_units(const AttentionCall& call) {
   return fits;
 }
 
+constexpr int64_t kMostDecodeRows = 2 * kDecodeRows;
+
 Method method_of(const AttentionCall& call) {
-  if (call.exact || !fits_matrix_units(call) || call.k.type != call.v.type) return Method::kExact;
-  return Method::kDecode;
+  if (call.exact || !fits_matrix_units(call)) return Method::kExact;
+  const int64_t rows = call.queries * (call.heads / call.kv_heads);
+  return call.k.type == call.v.type && rows <= kMostDecodeRows ? Method::kDecode : Method::kTile;
+}
+
+int tile_rows(const AttentionCall& call) {
+  switch (method_of(call)) {
+    case Method::kExact:
+      return kExactRows;
+    case Method::kDecode:
+      return kDecodeRows;
+    case Method::kTile:
+      break;
+  }
+  int rows = 0;
+  with_bucket(call, [&](auto bucket) { rows = 16 * tile_waves(decltype(bucket)::value); });
+  return rows;
 }
 
 AttentionPlan plan_of(const AttentionCall& call) {
   AttentionPlan plan = {};
   plan.rows = call.queries * (call.heads / call.kv_heads);
-  plan.tile_rows = method_of(call) == Method::kExact ? kExactRows : kDecodeRows;
+  plan.tile_rows = tile_rows(call);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
   const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
   const int64_t keys = call.blocks_per_sequence * call.block_size;
-  const int64_t wanted = int64_t{2} * device_compute_units() / blocks;
+  const int64_t wanted = kBlocksPerUnit * device_compute_units() / blocks;
   const int64_t most = ceil_div(keys, kKeysPerSplit);
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
   return plan;
 }
 
-void launch(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
-            Stream stream) {
-  if (method_of(call) == Method::kExact) return attention_exact(call, plan, partials, stream);
-  switch (call.k.type) {
-    case CacheType::kFloat32:
-      return;
-    case CacheType::kFloat16:
-      return attention_decode_f16(call, plan, partials, stream);
-    case CacheType::kBFloat16:
-      return attention_decode_bf16(call, plan, partials, stream);
-    case CacheType::kE4M3:
-      return attention_decode_e4m3(call, plan, partials, stream);
-    case CacheType::kE5M2:
-      return attention_decode_e5m2(call, plan, partials, stream);
-    case CacheType::kQ8_0:
-      return attention_decode_q8_0(call, plan, partials, stream);
-    case CacheType::kQ4_0:
-      return attention_decode_q4_0(call, plan, partials, stream);
+using Kernel = void (*)(const AttentionCall&, const AttentionPlan&, const Partials&, Stream);
+
+// In the order of CacheType.
+constexpr Kernel kDecodeKernels[] = {
+    nullptr,
+    attention_decode_f16,
+    attention_decode_bf16,
+    attention_decode_e4m3,
+    attention_decode_e5m2,
+    attention_decode_q8_0,
+    attention_decode_q4_0,
+};
+
+Kernel kernel_of(const AttentionCall& call) {
+  const CacheType k = call.k.type, v = call.v.type;
+  switch (method_of(call)) {
+    case Method::kExact:
+      return attention_exact;
+    case Method::kDecode:
+      return kDecodeKernels[static_cast<int>(k)];
+    case Method::kTile:
+      break;
   }
+  if (k == CacheType::kFloat16 && v == k) return attention_tile_f16;
+  if (k == CacheType::kBFloat16 && v == k) return attention_tile_bf16;
+  const bool wide = k == CacheType::kBFloat16 || v == CacheType::kBFloat16;
+  return wide ? attention_tile_any_bf16 : attention_tile_any_f16;
 }
 
 int64_t partial_rows(const AttentionCall& call, const AttentionPlan& plan) {
@@ -122,7 +148,7 @@ Status attention(const AttentionCall* call, void* workspace, Stream stream) {
   if (call->batch * call->queries * call->heads * call->value_dim == 0) return nullptr;
   const AttentionPlan plan = plan_of(*call);
   const Partials partials = partials_in(workspace, *call, plan);
-  launch(*call, plan, partials, stream);
+  kernel_of (*call)(*call, plan, partials, stream);
   if (plan.splits > 1) {
     const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
     attention_merge_kernel<<<rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream)>>>(

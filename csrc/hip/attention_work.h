@@ -212,7 +212,7 @@ inline unsigned grid_of(const AttentionCall& call, const AttentionPlan& plan) {
   return static_cast<unsigned>(call.batch * call.kv_heads * plan.tiles * plan.splits);
 }
 
-// Calls body(bucket) with the smallest size of which kernels are made that holds a head.
+// Calls body(bucket) with the smallest size that kernels are made for and that holds a head.
 template <typename Body>
 void with_bucket(const AttentionCall& call, Body body) {
   const int64_t dims = call.head_dim > call.value_dim ? call.head_dim : call.value_dim;
@@ -221,6 +221,9 @@ void with_bucket(const AttentionCall& call, Body body) {
   if (dims <= 192) return body(std::integral_constant<int, 192>{});
   return body(std::integral_constant<int, 256>{});
 }
+
+// Waves of a block that computes many rows, 16 each.
+constexpr int tile_waves(int bucket) { return bucket <= 128 ? 8 : 4; }
 
 // Float32 arithmetic on tiles of kExactRows rows: any call.
 constexpr int kExactRows = 8, kExactKeys = 32;
@@ -241,5 +244,16 @@ void attention_decode_q8_0(const AttentionCall& call, const AttentionPlan& plan,
                            const Partials& partials, Stream stream);
 void attention_decode_q4_0(const AttentionCall& call, const AttentionPlan& plan,
                            const Partials& partials, Stream stream);
+
+// Matrix units on tiles of 16 * tile_waves rows: float16 arithmetic on caches of float16 or of any
+// formats, the same in bfloat16.
+void attention_tile_f16(const AttentionCall& call, const AttentionPlan& plan,
+                        const Partials& partials, Stream stream);
+void attention_tile_bf16(const AttentionCall& call, const AttentionPlan& plan,
+                         const Partials& partials, Stream stream);
+void attention_tile_any_f16(const AttentionCall& call, const AttentionPlan& plan,
+                            const Partials& partials, Stream stream);
+void attention_tile_any_bf16(const AttentionCall& call, const AttentionPlan& plan,
+                             const Partials& partials, Stream stream);
 
 }  // namespace rocmforge::gpu

@@ -117,3 +117,28 @@ def test_decode_elsewhere(emulator: Emulator, arch: str, name: str) -> None:
 def test_decode_options(emulator: Emulator, options: dict[str, object]) -> None:
     check(emulator, "gfx1100", Case((40, 3), 5, head_dim=72, value_dim=40, options=options))
     check(emulator, "gfx1100", Case((21, 0), 2, k_format="bf16", block_size=4, options=options))
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_tiles(emulator: Emulator, name: str) -> None:
+    done = check(emulator, "gfx1100", Case((70, 19), 21, k_format=name))
+    assert any("tile" in launch.kernel for launch in done.launches)
+
+
+@pytest.mark.parametrize("arch", ["gfx1201", "gfx942"])
+@pytest.mark.parametrize("name", ["f16", "q8_0"])
+def test_tiles_elsewhere(emulator: Emulator, arch: str, name: str) -> None:
+    check(emulator, arch, Case((70, 19), 21, k_format=name, q_dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids="+".join)
+def test_tiles_options(emulator: Emulator, options: dict[str, object]) -> None:
+    check(emulator, "gfx1100", Case((40, 3), 18, head_dim=72, value_dim=40, options=options))
+    case = Case((21, 0), 19, v_format="bf16", k_format="e4m3", block_size=4, options=options)
+    check(emulator, "gfx1100", case)
+
+
+@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
+def test_large_heads(emulator: Emulator, arch: str) -> None:
+    for queries in (1, 17):
+        check(emulator, arch, Case((75,), queries, 2, 1, 256))

@@ -1,0 +1,10 @@
+#include "hip/attention_tile.h"
+
+namespace rocmforge::gpu {
+
+void attention_tile_any_bf16(const AttentionCall& call, const AttentionPlan& plan,
+                             const Partials& partials, Stream stream) {
+  launch_tile<gpu_bfloat16, AnyCache>(call, plan, partials, stream);
+}
+
+}  // namespace rocmforge::gpu
