@@ -6,7 +6,7 @@ python -m tools.isa_report --update --reset 'matvec_kernel<*>'   loosen a row of
 python -m tools.isa_report --arch gfx1100      only these (repeat for more)
 python -m tools.isa_report --representative    all of it for gfx1100, less for the others
 python -m tools.isa_report --library FILE.so   the code objects inside a compiled library
-python -m tools.isa_report --ggml FILE.so      measure ggml's library and keep its numbers
+python -m tools.isa_report --ggml FILE.so      measure and run ggml's kernels and ours beside them
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tools.amd.analysis import Measure, measure
 from tools.amd.architectures import ARCHITECTURES
 from tools.amd.budget import BUDGET, Breach, Budget
 from tools.amd.code_object import CodeObject
+from tools.amd.emulator import Emulator
+from tools.amd.execution import EXECUTED, execute_ggml, execute_ours
 from tools.amd.fat_binary import code_objects
 from tools.amd.report import render
 from tools.amd.toolchain import (
@@ -40,12 +42,11 @@ def measure_all(images: Sequence[bytes], budget: Budget) -> Iterator[Measure]:
     """Measures of every kernel in the code objects."""
     for image in images:
         code = CodeObject(image)
-        weights = {}
-        for kernel in code.kernels.values():
-            numbers = budget.weights(kernel.name)
-            if numbers is not None:
-                weights[kernel.symbol] = numbers
-        yield from measure(code, weights)
+        kernels = code.kernels.values()
+        found = {k.symbol: budget.weights(k.name) for k in kernels}
+        weights = {symbol: numbers for symbol, numbers in found.items() if numbers is not None}
+        lds = {k.symbol: budget.dynamic_lds(k.name) for k in kernels}
+        yield from measure(code, weights, dynamic_lds=lds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def compare_with_ggml(toolchain: Toolchain, library: Path, version: str) -> None:
+    """Writes what docs/isa.md says of ggml, and how our products run beside it."""
+    image, symbols = peer.one_row_products(library)
+    emulator = Emulator(toolchain)
+    executed = execute_ggml(emulator, image, symbols)
+    read = peer.measure_ggml(image, symbols)
+    peer.record({name: read[name] | executed[name] for name in read}, peer.RECORD, version)
+    peer.record({name: execute_ours(emulator, name) for name in symbols}, EXECUTED)
+    emulator.close()
+
+
 def summarise(breaches: Sequence[Breach]) -> Iterator[str]:
     """One line per kernel and problem, with every architecture that has it."""
     archs: dict[tuple[str, str], list[str]] = {}
@@ -81,9 +93,9 @@ def summarise(breaches: Sequence[Breach]) -> Iterator[str]:
 
 def report(options: argparse.Namespace) -> int:
     """Does what the command line asks for; returns the exit status."""
-    if options.ggml:
-        peer.record(peer.measure_ggml(options.ggml), options.ggml_version)
     toolchain = Toolchain.find()
+    if options.ggml:
+        compare_with_ggml(toolchain, options.ggml, options.ggml_version)
     budget = Budget.read(options.budget)
     archs = options.arch or list(ARCHITECTURES)
     files: list[CodeObjectFile] = []
@@ -102,7 +114,8 @@ def report(options: argparse.Namespace) -> int:
     if options.update:
         budget.update(measures, toolchain.release)
         options.budget.write_text(budget.text(), encoding="utf-8")
-        options.doc.write_text(render(measures, budget, toolchain.version), encoding="utf-8")
+        page = render(measures, budget, toolchain.version, files)
+        options.doc.write_text(page, encoding="utf-8")
     elif not budget.judges_measures(toolchain.version):
         print(
             f"The measured limits are of LLVM {budget.data['compiler']} and this is "

@@ -12,7 +12,9 @@ import pytest
 from tools.amd.analysis import Measure, classify, measure
 from tools.amd.architectures import ARCHITECTURES, CHECKED
 from tools.amd.code_object import CodeObject, short_names
-from tools.amd.disassembly import disassemble, innermost, loops
+from tools.amd.disassembly import disassemble
+from tools.amd.loops import innermost, loops
+from tools.amd.products import product_of
 from tools.amd.toolchain import Toolchain, find_program
 
 Compile = Callable[[str, str], CodeObject]
@@ -176,3 +178,63 @@ def test_short_names_keep_template_arguments_only() -> None:
 def test_other_files_are_refused() -> None:
     with pytest.raises(ValueError, match="not AMD code"):
         CodeObject(Path(find_program("clang++")).read_bytes())
+
+
+# A turn multiplies 2 x 16 weights, in code that LLVM lays out with the rare part behind the loop.
+PRODUCT = """
+struct Q8_0;
+template <typename T, int M> __global__ void product(
+    const uint4* __restrict__ w, const uint4* __restrict__ x, float* out, int turns, int every) {
+  int sum = 0;
+#pragma clang loop unroll(disable)
+  for (int t = 0; t < turns; ++t) {
+    const uint4 a = w[t * 32 + threadIdx.x], b = w[(t + turns) * 32 + threadIdx.x];
+    const uint4 c = x[t];
+#define DOT(s, a, b) s = __builtin_amdgcn_sudot4(true, a, true, b, s, false)
+    DOT(sum, a.x, c.x); DOT(sum, a.y, c.y); DOT(sum, a.z, c.z); DOT(sum, a.w, c.w);
+    DOT(sum, b.x, c.x); DOT(sum, b.y, c.y); DOT(sum, b.z, c.z); DOT(sum, b.w, c.w);
+    if (__builtin_expect(t % every == 0, 0)) {
+      out[t] = expf(sqrtf(static_cast<float>(sum)));
+      sum = 0;
+    }
+  }
+  out[turns] = sum;
+}
+template __global__ void product<Q8_0, 2>(const uint4*, const uint4*, float*, int, int);
+"""
+
+
+def test_issue_cycles_of_a_product(compile_code: Compile) -> None:
+    m = only(compile_code(PRODUCT, "gfx1100"), [0])
+    assert m.product is not None
+    assert (m.product.qtype.name, m.product.rows) == ("Q8_0", 2)
+    assert m.loop is not None
+    assert (m.loop.counts["dot"], m.loop.weight_bytes) == (8, 32)
+    # What happens once in a while is not of the turn, though it is inside the loop.
+    assert m.loop.counts["store"] == 0
+    assert m.loop.instructions <= 40
+    # 16 weights of 34/32 bytes: a lane's share of what two SIMDs of 32 lanes get in a turn.
+    seconds_of_memory = 16 * 34 / 32 * 64 / (800e9 / 84)
+    assert m.issue_percent == round(100 * m.loop.cycles / 2.4e9 / seconds_of_memory, 1)
+    assert m.numbers["issue_percent"] == m.issue_percent
+
+
+def test_products_are_named() -> None:
+    product = product_of("matvec_kernel<IQ2_S, PackedView<IQ2_S>, 2>")
+    assert product is not None
+    assert product.weight_bytes(64) == 128 * 82 / 256
+    assert product_of("rms_norm_kernel<float, f16, 256, true>") is None
+    assert product_of("convert_kernel<F16, FileView<F16>>") is None
+
+
+def test_loops_are_natural_ones(compile_code: Compile) -> None:
+    code = compile_code(PRODUCT, "gfx1100")
+    (symbol,) = code.kernels
+    body = disassemble(code)[symbol]
+    (loop,) = loops(body)
+    stores = [i.address for i in loop.body if classify([i])["store"]]
+    assert stores, "the rare part is of the loop"
+    assert set(stores) <= loop.detours
+    work = loop.without(lambda i: i.mnemonic.startswith("v_dot4"))
+    assert not classify(work.body)["store"]
+    assert classify(work.body)["dot"] == 8

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from .architectures import ARCHITECTURES, Architecture
 from .code_object import CodeObject, Kernel
-from .disassembly import Instruction, Loop, disassemble, innermost, loops
+from .disassembly import Instruction, disassemble
+from .loops import Loop, innermost, loops
 from .memory import Access, accesses, bytes_in_flight
+from .products import Product, product_of
 from .toolchain import find_program, run
 
 # Classes of instructions that budgets and tables speak of.
@@ -29,12 +31,16 @@ CLASSES = {
 }
 # Hints to the scheduler and waits: no work of their own. Of these s_delay_alu takes no issue cycle.
 _HINTS = re.compile(r"^s_(delay_alu|clause|nop|wait)")
+# What the turns of a product are for, beside the loads of weights.
+_WORK = re.compile(r"^(v_dot[48]|v_(wmma|swmmac|mfma|smfmac)|ds_(load|read|store|write))")
 
 
 @dataclass(frozen=True)
 class LoopMeasure:
     """The main loop: its instructions (hints and waits left out), and the weights it reads.
 
+    Of a product, without the parts that a branch skips and that neither load weights, nor touch
+    LDS, nor multiply: what happens once a row.
     weight_bytes: per lane and turn. cycles: llvm-mca's block reciprocal throughput, the issue
     cycles of one wave and turn.
     """
@@ -59,6 +65,22 @@ class Measure:
     in_flight: int  # bytes of weight loads per compute unit, at the first wait
 
     @property
+    def product(self) -> Product | None:
+        """What it computes, when that is a product by integer dot products."""
+        return product_of(self.kernel.name) if self.loop and self.loop.counts["dot"] else None
+
+    @property
+    def issue_percent(self) -> float | None:
+        """Issue cycles of the main loop, in percent of the time that memory takes to deliver the
+        weights of a turn. None where the card's memory is not known, or the product.
+        """
+        if self.loop is None or self.product is None or not self.arch.bytes_per_clock:
+            return None
+        per_lane = self.product.weight_bytes(self.loop.counts["dot"])
+        waves_bytes = per_lane * self.arch.wave * self.arch.simds_per_cu
+        return round(100 * self.loop.cycles * self.arch.bytes_per_clock / waves_bytes, 1)
+
+    @property
     def numbers(self) -> dict[str, float]:
         """The measures that a budget can limit."""
         k = self.kernel
@@ -78,6 +100,8 @@ class Measure:
                 "loop_instructions": self.loop.instructions,
                 "loop_cycles": self.loop.cycles,
             }
+        if self.issue_percent is not None:
+            values["issue_percent"] = self.issue_percent
         return values
 
 
@@ -92,12 +116,15 @@ def classify(body: Sequence[Instruction]) -> Counter[str]:
 
 
 def measure(
-    code: CodeObject, weights: Mapping[str, Sequence[int]], symbols: Sequence[str] = ()
+    code: CodeObject,
+    weights: Mapping[str, Sequence[int]],
+    symbols: Sequence[str] = (),
+    dynamic_lds: Mapping[str, int] | None = None,
 ) -> Iterator[Measure]:
     """Measures of the kernels of a code object (all, or `symbols`).
 
     weights: per symbol the byte offsets, in the argument segment, of the pointers to weights; a
-    kernel without an entry has all its loads counted.
+    kernel without an entry has all its loads counted. dynamic_lds: bytes that a launch adds.
     """
     arch = ARCHITECTURES[code.arch]
     functions = disassemble(code, symbols)
@@ -106,7 +133,7 @@ def measure(
     for symbol in symbols or code.kernels:
         body, kernel = functions[symbol], code.kernels[symbol]
         reads[symbol] = accesses(kernel, body, _kernarg_register(code, symbol))
-        mains[symbol] = _main_loop(body, reads[symbol], weights.get(symbol))
+        mains[symbol] = _main_loop(body, _issued(reads[symbol], weights.get(symbol)))
     cycles = issue_cycles(arch, {s: loop for s, loop in mains.items() if loop})
     for symbol in mains:
         yield _measure_one(
@@ -116,6 +143,8 @@ def measure(
             mains[symbol],
             _issued(reads[symbol], weights.get(symbol)),
             cycles.get(symbol, 0.0),
+            (dynamic_lds or {}).get(symbol, 0),
+            symbol in weights,
         )
 
 
@@ -126,9 +155,13 @@ def _measure_one(
     loop: Loop | None,
     issued: dict[int, int],
     cycles: float,
+    dynamic_lds: int,
+    weighed: bool,
 ) -> Measure:
-    occupancy = arch.occupancy(kernel.vgprs, kernel.sgprs, kernel.lds_bytes, kernel.threads)
-    per_lane = bytes_in_flight(body, loop, issued, counts_stores=arch.wave == 64)
+    lds = kernel.lds_bytes + dynamic_lds
+    occupancy = arch.occupancy(kernel.vgprs, kernel.sgprs, lds, kernel.threads)
+    walk = _around(body, loop) if loop and weighed else loop
+    per_lane = bytes_in_flight(body, walk, issued, counts_stores=arch.wave == 64)
     loop_measure = None
     if loop:
         loop_measure = LoopMeasure(
@@ -158,18 +191,23 @@ def _issued(reads: Sequence[Access], weights: Sequence[int] | None) -> dict[int,
     }
 
 
-def _main_loop(
-    body: Sequence[Instruction], reads: Sequence[Access], weights: Sequence[int] | None
-) -> Loop | None:
+def _main_loop(body: Sequence[Instruction], issued: dict[int, int]) -> Loop | None:
     """The innermost loop that does the work: matrix and dot instructions, then weight bytes."""
-    issued = _issued(reads, weights)
 
     def worth(loop: Loop) -> tuple[int, int, int]:
         counts = classify(loop.body)
         loaded = sum(issued.get(i.address, 0) for i in loop.body)
         return counts["dot"] + counts["matrix"], loaded, len(loop.body)
 
-    return max(innermost(loops(body)), key=worth, default=None)
+    loop = max(innermost(loops(body)), key=worth, default=None)
+    if loop is None or not (worth(loop)[0] and any(issued.get(i.address) for i in loop.body)):
+        return loop
+    return loop.without(lambda i: bool(issued.get(i.address) or _WORK.match(i.mnemonic)))
+
+
+def _around(body: Sequence[Instruction], loop: Loop) -> Loop:
+    """The outermost loop around a loop: loads may be issued there for the next turns."""
+    return max((o for o in loops(body) if o.holds(loop)), key=lambda o: len(o.body), default=loop)
 
 
 def _kernarg_register(code: CodeObject, symbol: str) -> int:

@@ -17,7 +17,8 @@ class Architecture:
     vgprs: registers per lane that one SIMD shares among its waves; granule: they are handed out
     in multiples of it. lds: bytes that the waves of one workgroup processor (RDNA) or compute unit
     (CDNA) share; lds_simds: how many SIMDs that is. sgprs: likewise per SIMD, 0 where every wave
-    has a full set of its own.
+    has a full set of its own. bytes_per_clock: what memory delivers to a compute unit in a cycle,
+    on the card that the budget has in mind (0: none).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Architecture:
     matrix: bool  # WMMA or MFMA
     sgprs: int = 0
     emulator: str | None = None  # the instruction set of the emulator that runs its code
+    bytes_per_clock: float = 0.0
 
     def has(self, kind: str) -> bool:
         """Whether the hardware has instructions of a class (see analysis.CLASSES)."""
@@ -52,19 +54,25 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _rdna(name: str, vgprs: int, granule: int, matrix: bool, emulator: str | None) -> Architecture:
-    return Architecture(name, 32, vgprs, granule, 16, 128 << 10, 4, 2, True, matrix, 0, emulator)
+def _rdna(
+    name: str, vgprs: int, granule: int, matrix: bool, emulator: str | None, clock: float = 0.0
+) -> Architecture:
+    lds = 128 << 10
+    return Architecture(name, 32, vgprs, granule, 16, lds, 4, 2, True, matrix, 0, emulator, clock)
 
 
 def _cdna(name: str) -> Architecture:
     return Architecture(name, 64, 512, 8, 8, 64 << 10, 4, 4, True, True, 800, "cdna")
 
 
+# 800 GB/s for 84 compute units at 2.4 GHz, by AMD's data sheet.
+RX_7900_XT = 800e9 / 84 / 2.4e9
+
 ARCHITECTURES = {
     a.name: a
     for a in (
         _rdna("gfx1030", 1024, 16, False, None),
-        _rdna("gfx1100", 1536, 24, True, "rdna3"),
+        _rdna("gfx1100", 1536, 24, True, "rdna3", RX_7900_XT),
         _rdna("gfx1101", 1536, 24, True, "rdna3"),
         _rdna("gfx1102", 1024, 16, True, "rdna3"),
         _rdna("gfx1151", 1536, 24, True, "rdna3"),

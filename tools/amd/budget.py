@@ -9,7 +9,7 @@ rows           the first whose pattern (`kernels`, with * and ?) matches a kerne
     limits     by architecture, as measured over all kernels of the row; without this entry a row
                holds to the limits by design alone
     allowed    instead of every_kernel, for a known fault: with `reason`; the report repeats it
-    weights_per_turn   weights that a lane works through in one turn of the main loop
+    lds        bytes that a launch adds to the kernel's own, for 4096 columns
 beside_ggml    type name -> the kernel of ours that docs/isa.md puts beside ggml's
 """
 
@@ -26,7 +26,7 @@ from .analysis import CLASSES, Measure
 
 BUDGET = Path(__file__).with_name("isa_budget.json")
 AT_LEAST = ("occupancy", "bytes_in_flight")
-LIMITED = ("vgprs", "lds_bytes", "occupancy", "loop_instructions", "loop_cycles")
+LIMITED = ("vgprs", "lds_bytes", "occupancy", "loop_instructions", "loop_cycles", "issue_percent")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Budget:
     def weights(self, kernel: str) -> list[int] | None:
         row = self.row(kernel)
         return row.get("weights") if row else None
+
+    def dynamic_lds(self, kernel: str) -> int:
+        row = self.row(kernel)
+        return int(row.get("lds", 0)) if row else 0
 
     def judges_measures(self, compiler: str) -> bool:
         """Whether the measured limits are of this compiler's release."""

@@ -1,4 +1,4 @@
-"""Instructions of a code object, by kernel, with their loops (through llvm-objdump)."""
+"""Instructions of a code object, by kernel (through llvm-objdump)."""
 
 from __future__ import annotations
 
@@ -33,21 +33,6 @@ class Instruction:
     @property
     def end(self) -> int:
         return self.address + self.size
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A backward branch and everything between its target and itself."""
-
-    body: tuple[Instruction, ...]
-
-    @property
-    def start(self) -> int:
-        return self.body[0].address
-
-    @property
-    def end(self) -> int:
-        return self.body[-1].end
 
 
 def disassemble(code: CodeObject, symbols: Sequence[str] = ()) -> dict[str, list[Instruction]]:
@@ -94,30 +79,3 @@ def _without_padding(body: list[Instruction]) -> list[Instruction]:
     while end and body[end - 1].mnemonic in ("s_code_end", "s_nop"):
         end -= 1
     return body[:end]
-
-
-def loops(body: Sequence[Instruction]) -> list[Loop]:
-    """Every loop, in the order of its backward branch."""
-    index = {instruction.address: i for i, instruction in enumerate(body)}
-    return [
-        Loop(tuple(body[index[instruction.target] : i + 1]))
-        for i, instruction in enumerate(body)
-        if instruction.target is not None
-        and instruction.target <= instruction.address
-        and instruction.target in index
-    ]
-
-
-def innermost(all_loops: Sequence[Loop]) -> list[Loop]:
-    """The loops that hold no smaller one."""
-    return [
-        loop
-        for loop in all_loops
-        if not any(
-            other is not loop
-            and loop.start <= other.start
-            and other.end <= loop.end
-            and len(other.body) < len(loop.body)
-            for other in all_loops
-        )
-    ]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .code_object import Kernel
-from .disassembly import Instruction, Loop
+from .disassembly import Instruction
+from .loops import Loop
 
 _WIDTHS = {
     "b128": 16, "dwordx4": 16, "b96": 12, "dwordx3": 12, "b64": 8, "dwordx2": 8, "b32": 4,

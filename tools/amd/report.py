@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .analysis import Measure
 from .budget import Budget
-from .peer import RECORD, summary
+from .execution import COLS, EXECUTED, ROWS
+from .peer import ARCH, RECORD, recorded, summary
+from .toolchain import CodeObjectFile
 
+SLOW = 40  # seconds that no file should take
 FULL = ("gfx1100", "gfx1201", "gfx942")  # the architectures whose kernels are listed one by one
 
 _HEAD = """# What the compiler made of the kernels
@@ -29,7 +31,9 @@ of docs/amd.md: the code is compiled and read, not run.
 """
 
 
-def render(measures: Sequence[Measure], budget: Budget, compiler: str) -> str:
+def render(
+    measures: Sequence[Measure], budget: Budget, compiler: str, files: Sequence[CodeObjectFile]
+) -> str:
     """The whole page."""
     faults = budget.faults() or ["none"]
     known = "## Known faults\n\n" + "".join(f"- {line}\n" for line in faults)
@@ -39,6 +43,7 @@ def render(measures: Sequence[Measure], budget: Budget, compiler: str) -> str:
         if rows:
             parts.append(f"## {arch}, kernel by kernel\n\n" + _kernels(rows))
     parts.append(_ggml(measures, budget))
+    parts.append(_seconds(files))
     return "\n".join(parts)
 
 
@@ -104,26 +109,40 @@ def _kernel_row(m: Measure) -> list[object]:
 
 
 def _ggml(measures: Sequence[Measure], budget: Budget) -> str:
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
-    ours = {m.kernel.name: m for m in measures if m.arch.name == "gfx1100"}
+    record, executed = recorded(RECORD), recorded(EXECUTED)["rows"]
+    ours = {m.kernel.name: m for m in measures if m.arch.name == ARCH}
     rows = []
     for name, row in record["rows"].items():
-        rows.append([f"ggml {name}", *_summary_row(row)])
         kernel = budget.data["beside_ggml"].get(name)
-        if kernel:
-            judged = budget.row(kernel) or {}
-            rows.append(
-                [f"`{kernel}`", *_summary_row(summary(ours[kernel], judged["weights_per_turn"]))]
-            )
+        if kernel in ours:
+            rows.append([f"{name}, ours", *_summary_row(summary(ours[kernel]) | executed[name])])
+        rows.append([f"{name}, ggml", *_summary_row(row)])
     header = (
-        "one row of x|VGPRs|waves|weights a turn|instructions|per weight|cycles per weight"
-        "|dot|loads|of 16 bytes|in flight"
+        "one row of x|VGPRs|LDS|waves|weights a turn|instructions per weight|cycles per weight"
+        "|dot|loads|of 16 bytes|in flight|executed per weight|lines per load|visits of a line"
     )
+    return f"## Beside ggml, {ARCH}\n\n{_PEER.format(version=record['version'])}\n" + table(
+        header, rows
+    )
+
+
+def _seconds(files: Sequence[CodeObjectFile]) -> str:
+    archs: dict[str, list[CodeObjectFile]] = defaultdict(list)
+    for file in files:
+        archs[file.arch].append(file)
+    rows = []
+    for arch, group in archs.items():
+        slowest = max(group, key=lambda file: file.seconds)
+        total = sum(file.seconds for file in group)
+        rows.append((arch, len(group), round(total, 1), slowest.source.name, slowest.seconds))
+    slow = sorted({file.source.name for file in files if file.seconds > SLOW})
+    names = ", ".join(slow) or "none"
     return (
-        "## Beside ggml, gfx1100\n\n"
-        f"One-row products of ggml's HIP backend, {record['version']}, read by the same tool:\n"
-        "`python -m tools.isa_report --ggml PATH/TO/libggml-hip.so` (docs/amd.md says where the "
-        "library comes from).\n\n" + table(header, rows)
+        "## Seconds to compile\n\n"
+        "Processor seconds for the device code, without ccache. An architecture with fewer files\n"
+        "was compiled in part: one type of every family.\n"
+        f"Files that take more than {SLOW} seconds: {names}.\n\n"
+        + table("card|files|seconds|slowest file|its seconds", rows)
     )
 
 
@@ -132,6 +151,15 @@ def _summary_row(row: dict[str, Any]) -> list[object]:
 
 
 _SUMMARY = (
-    *("vgprs", "waves", "weights_per_turn", "instructions", "instructions_per_weight"),
+    *("vgprs", "lds_bytes", "waves", "weights_per_turn", "instructions_per_weight"),
     *("cycles_per_weight", "dot", "loads", "load16", "bytes_in_flight"),
+    *("executed_per_weight", "lines_per_load", "line_visits"),
 )
+_PEER = f"""One-row products of this library, packed weights, and of ggml's HIP backend {{version}},
+read by the same tool (`python -m tools.isa_report --ggml LIBRARY`; docs/amd.md says where the
+library comes from). Up to *in flight* the columns are of the main loop: *weights a turn* of one
+lane, *dot*, *loads* and those *of 16 bytes* of one turn. The last three are counted while the
+emulator multiplies {ROWS} x {COLS} weights, and the result was right: *executed per weight* is
+instructions, with everything before and after the main loop; *lines per load* is how many 128-byte
+lines one load of a wave touches in the weights; *visits of a line* is how often each is asked for.
+"""

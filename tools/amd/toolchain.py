@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
-import time
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ class CodeObjectFile:
     path: Path
     source: Path
     arch: str
-    seconds: float  # that the compiler took, when it last ran
+    seconds: float  # of processor time that the compiler took, when it last ran
 
 
 @dataclass(frozen=True)
@@ -128,15 +127,14 @@ class Toolchain:
             "--no-gpu-bundle-output",
         ]
         path = BUILD / "objects" / f"{source.stem}.{arch}.{self._key(source, command)}.co"
-        record = path.with_suffix(".json")
-        if not path.exists() or not record.exists():
+        record = path.with_suffix(".seconds")
+        if not (path.exists() and record.exists()):
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = path.with_suffix(f".{os.getpid()}.tmp")
-            start = time.perf_counter()
-            run([*command, "-o", str(scratch), str(source)])
-            record.write_text(json.dumps({"seconds": round(time.perf_counter() - start, 2)}))
+            seconds = _timed([*command, "-o", str(scratch), str(source)])
+            record.write_text(f"{seconds:.2f}")
             scratch.replace(path)
-        return CodeObjectFile(path, source, arch, json.loads(record.read_text())["seconds"])
+        return CodeObjectFile(path, source, arch, float(record.read_text()))
 
     def compile_all(
         self, sources: Iterable[Path], archs: Iterable[str], flags: Sequence[str] = ()
@@ -219,6 +217,19 @@ def run(command: Sequence[str | Path], stdin: str | None = None) -> str:
     if done.returncode != 0:
         raise ToolchainError(f"{Path(command[0]).name} failed:\n{done.stderr.strip()[-4000:]}")
     return done.stdout
+
+
+def _timed(command: Sequence[str]) -> float:
+    """Processor seconds of a command and its children; its failure becomes a ToolchainError."""
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=messages)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            messages.seek(0)
+            text = messages.read().decode(errors="replace").strip()
+            raise ToolchainError(f"{Path(command[0]).name} failed:\n{text[-4000:]}")
+    return usage.ru_utime + usage.ru_stime
 
 
 def _from_env(variable: str) -> Path | None:

@@ -40,14 +40,21 @@ class Run:
     outputs: the Output arrays afterwards, in the order of the arguments.
     counts: executed instructions by mnemonic, one per wave.
     lines: distinct 128-byte lines that loads touched, by buffer in the order of the arguments.
-    line_requests: the sum over load instructions of the lines that each touched.
+    loads: executed load instructions, one per wave, by buffer.
+    requests: the sum over these of the lines that each touched, by buffer.
     """
 
     outputs: list[NDArray[Any]]
     launches: list[LaunchRecord]
     counts: Counter[str]
     lines: dict[int, int]
-    line_requests: int
+    loads: Counter[int]
+    requests: Counter[int]
+
+    @property
+    def line_requests(self) -> int:
+        """Lines that all loads asked for."""
+        return self.requests.total()
 
 
 class Emulator:
@@ -60,6 +67,7 @@ class Emulator:
         if not (folder / "test/mockgpu/amd/emu.py").exists():
             raise ToolchainError(f"no tinygrad emulator in {folder}: set TINYGRAD_PATH")
         self._process = EmulatorProcess(folder)
+        self.executed: set[tuple[str, str]] = set()  # architectures and kernels of every launch
 
     def launch(
         self,
@@ -139,12 +147,14 @@ class Emulator:
 
     def _request(self, message: Direct | Call, buffers: list[Buffer], timeout: float) -> Run:
         answer = self._process.request(message, timeout)
+        self.executed |= {(launch.arch, launch.kernel) for launch in answer.launches}
         return Run(
             outputs=[a for a, b in zip(answer.arrays, buffers, strict=True) if b.writable],
             launches=answer.launches,
             counts=answer.counts,
             lines=answer.lines,
-            line_requests=answer.line_requests,
+            loads=answer.loads,
+            requests=answer.requests,
         )
 
 

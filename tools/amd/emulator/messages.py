@@ -70,6 +70,7 @@ class Call:
 class LaunchRecord:
     """One launch that happened."""
 
+    arch: str
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
@@ -78,13 +79,16 @@ class LaunchRecord:
 
 @dataclass
 class Answer:
-    """arrays: every buffer afterwards. lines: distinct cache lines read, by buffer."""
+    """arrays: every buffer afterwards. By buffer, of loads: distinct cache lines; how many a wave
+    executed; the sum of the lines that each touched.
+    """
 
     arrays: list[NDArray[Any]]
     launches: list[LaunchRecord]
     counts: Counter[str]
     lines: dict[int, int] = field(default_factory=dict)
-    line_requests: int = 0
+    loads: Counter[int] = field(default_factory=Counter)
+    requests: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class Tracer:
         self.wave = wave
         self.steps: Counter[int] = Counter()
         self.lines: dict[int, set[int]] = {r.number: set() for r in regions if r.number is not None}
-        self.line_requests = 0
+        self.loads: Counter[int] = Counter()  # by buffer, one per wave
+        self.requests: Counter[int] = Counter()  # by buffer, lines
         self.lds = LdsRaces(lds_bytes)
         self._arrays: dict[tuple[int, int], NDArray[np.uint32]] = {}
 
@@ -197,7 +198,8 @@ class Tracer:
                 lines = {int(a) for a in np.unique(mine // LINE)}
                 lines |= {int(a) for a in np.unique((mine + np.uint64(size - 1)) // LINE)}
                 self.lines[region.number] |= lines
-                self.line_requests += len(lines)
+                self.loads[region.number] += 1
+                self.requests[region.number] += len(lines)
 
     def _describe(self, i: Instruction, address: int, size: int, writes: bool) -> str:
         verb = "writes" if writes else "reads"

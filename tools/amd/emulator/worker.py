@@ -75,7 +75,8 @@ class Session:
         self.launches: list[LaunchRecord] = []
         self.counts: Counter[str] = Counter()
         self.lines: dict[int, set[int]] = {}
-        self.line_requests = 0
+        self.loads: Counter[int] = Counter()
+        self.requests: Counter[int] = Counter()
         self.error: Exception | None = None
         self._structs: list[ctypes.Structure] = []  # alive as long as the launcher may read them
 
@@ -151,10 +152,12 @@ class Session:
                 d.user_sgprs,
             )
         self.counts += tracer.counts()
-        self.line_requests += tracer.line_requests
+        self.loads += tracer.loads
+        self.requests += tracer.requests
         for number, lines in tracer.lines.items():
             self.lines.setdefault(number, set()).update(lines)
-        self.launches.append(LaunchRecord(d.kernel.name, d.grid, d.block, d.lds_bytes))
+        launch = LaunchRecord(self.arch.name, d.kernel.name, d.grid, d.block, d.lds_bytes)
+        self.launches.append(launch)
 
     def answer(self) -> Answer:
         return Answer(
@@ -162,7 +165,8 @@ class Session:
             launches=self.launches,
             counts=self.counts,
             lines={number: len(lines) for number, lines in self.lines.items()},
-            line_requests=self.line_requests,
+            loads=self.loads,
+            requests=self.requests,
         )
 
 
