@@ -90,6 +90,19 @@ def test_fast_path(path: Path, dtype: torch.dtype) -> None:
     assert divergence(want, got).mean() <= FAST_DIVERGENCE
 
 
+@torch.inference_mode()
+def test_the_setting_reaches_both_libraries(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("cpu", "cuda"):
+        model = load_model(path, device, torch.float32)
+        ids = tokens(1, 1).to(device)
+        logits = []
+        for exact in (True, False, True):
+            monkeypatch.setattr(rocmforge_torch.config, "exact", exact)
+            logits.append(model(ids))
+        assert torch.equal(logits[0], logits[2])
+        assert not torch.equal(logits[0], logits[1]), f"the setting changes nothing on {device}"
+
+
 @pytest.mark.usefixtures("exact")
 def test_perplexity(path: Path) -> None:
     ids = tokens(1, 512)[0].tolist()
