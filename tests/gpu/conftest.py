@@ -1,4 +1,4 @@
-"""The samples of tests/ops are those of the GPU kernels too, and how many cases ran is printed."""
+"""Samples of tests/ops for GPU tests; kernels that must be there; how many cases ran."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from rocmforge_torch import extension
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 
 COUNTED = pytest.StashKey[int]()
+
+
+@pytest.fixture(autouse=True)
+def kernels(request: pytest.FixtureRequest) -> None:
+    """Without its library the reference would answer, and most tests would pass."""
+    needed = request.node.get_closest_marker("gpu") and torch.cuda.is_available()
+    if needed and "gpu" not in extension.loaded():
+        pytest.fail("the GPU kernels are not built: librocmforge_gpu.so is missing", pytrace=False)
 
 
 @pytest.fixture
