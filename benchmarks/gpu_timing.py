@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rocmforge_torch import extension
+
 Call = Callable[[], object]
 GRAPH_SECONDS = 0.01  # about what a graph takes, unless there are fewer calls
 FEWEST_REPEATS = 5
@@ -24,10 +26,10 @@ def no_gpu() -> str | None:
     """Why nothing can be measured here, in one sentence."""
     if not torch.cuda.is_available():
         return (
-            "There is no GPU that torch can use, and this measures GPU kernels; "
+            "There is no GPU that torch can use, and this is about GPU kernels; "
             "benchmarks/cpu_matmul.py measures those of the CPU."
         )
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("rocmforge::quant_matmul", "CUDA"):
+    if "gpu" not in extension.loaded():
         return "The GPU kernels are not built; `rocmforge doctor` says what is missing."
     return None
 

@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+import rocmforge_torch  # noqa: F401  (its kernels)
+from benchmarks.gpu_timing import no_gpu
 from benchmarks.matmul_tables import replace_between_markers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,8 +120,8 @@ def markdown(record: dict[str, Any]) -> str:
 
 def run(tools: list[str], seconds: float) -> dict[str, Any]:
     sanitizer = find_sanitizer()
-    if not torch.cuda.is_available():
-        raise SystemExit("There is no GPU that torch can use, and compute-sanitizer watches one.")
+    if reason := no_gpu():
+        raise SystemExit(reason)
     version = subprocess.run([sanitizer, "--version"], capture_output=True, text=True).stdout
     with ThreadPoolExecutor(len(tools)) as pool:
         results = list(pool.map(lambda tool: watch(sanitizer, tool, seconds), tools))
