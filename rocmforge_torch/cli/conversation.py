@@ -12,6 +12,7 @@ from ..generate.loop import prefill
 from ..generate.stop import StopFilter
 from ..gguf.chat_template import DEFAULT
 from ..models import CausalLM
+from ..nn.kv_cache import CacheDtypes
 
 # For models without a template, which were made to continue text: a transcript to continue.
 TRANSCRIPT = (
@@ -41,7 +42,7 @@ class Conversation:
         model: CausalLM,
         params: SamplingParams,
         ctx_size: int,
-        cache_dtype: torch.dtype | None = None,
+        cache_dtype: CacheDtypes | None = None,
         system: str | None = None,
     ) -> None:
         self.model = model

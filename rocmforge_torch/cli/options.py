@@ -20,11 +20,15 @@ debug_enabled = False  # set by --debug, read by main
 
 
 class CacheType(str, Enum):
-    """dtypes of the KV cache."""
+    """Types of the KV cache: fp8 is e4m3."""
 
     f16 = "f16"
     bf16 = "bf16"
     f32 = "f32"
+    fp8 = "fp8"
+    fp8_e5m2 = "fp8_e5m2"
+    q8_0 = "q8_0"
+    q4_0 = "q4_0"
 
 
 class Dtype(str, Enum):
@@ -136,6 +140,26 @@ CacheTypeV = Annotated[
         "--cache-type-v",
         envvar="ROCMFORGE_CACHE_TYPE_V",
         help="Type of the cached values.",
+        rich_help_panel=RUNNING,
+    ),
+]
+MaybeCacheTypeK = Annotated[
+    CacheType | None,
+    typer.Option(
+        "-ctk",
+        "--cache-type-k",
+        help="Type of the cached keys (default: no cache).",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
+MaybeCacheTypeV = Annotated[
+    CacheType | None,
+    typer.Option(
+        "-ctv",
+        "--cache-type-v",
+        help="Type of the cached values (default: no cache).",
+        show_default=False,
         rich_help_panel=RUNNING,
     ),
 ]

@@ -32,6 +32,8 @@ def perplexity(
     demo: Demo = False,
     ctx_size: Window = 512,
     chunks: Chunks = -1,
+    cache_type_k: options.MaybeCacheTypeK = None,
+    cache_type_v: options.MaybeCacheTypeV = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
     dtype: options.ActivationDtype = None,
@@ -42,6 +44,7 @@ def perplexity(
     """Perplexity of a text, by llama.cpp's procedure.
 
     The text is cut into windows, each begins with BOS, and the second half of each is scored.
+    Keys and values are used as they are computed, or stored in a cache of the given types first.
     """
     from .. import generate
     from . import session
@@ -54,7 +57,9 @@ def perplexity(
     start = time.perf_counter()
     values = []
     result = None
-    for result in generate.perplexity(lm, text, ctx_size, chunks if chunks > 0 else None):
+    cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
+    limit = chunks if chunks > 0 else None
+    for result in generate.perplexity(lm, text, ctx_size, limit, cache_dtype):
         values.append(result.value)
         if not as_json:
             _show_window(result)
@@ -68,6 +73,7 @@ def perplexity(
         "perplexity": result.value,
         "error": result.error,
         "exact": _exact(),
+        "cache_types": cache_dtype,
         "seconds": round(time.perf_counter() - start, 3),
     }
     if as_json:

@@ -52,24 +52,18 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def torch_dtype(dtype: Dtype | CacheType | None) -> torch.dtype | None:
+def torch_dtype(dtype: Dtype | None) -> torch.dtype | None:
     """The torch dtype of a flag's value."""
     import torch
 
     return None if dtype is None else getattr(torch, TORCH_NAMES[dtype.value])
 
 
-def cache_dtype(keys: CacheType, values: CacheType) -> torch.dtype | None:
-    """The dtype of the KV cache.
-
-    Raises:
-        UsageError: keys and values differ.
-    """
-    if keys != values:
-        raise UsageError(
-            f"-ctk {keys.value} and -ctv {values.value} differ: keys and values have one type"
-        )
-    return torch_dtype(keys)
+def cache_dtype(keys: CacheType | None, values: CacheType | None) -> tuple[str, str] | None:
+    """The types of the KV cache; None for none, f16 for one of which only the other was named."""
+    if keys is None and values is None:
+        return None
+    return (keys or CacheType.f16).value, (values or CacheType.f16).value
 
 
 def read_text(path: Path) -> str:

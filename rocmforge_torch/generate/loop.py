@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models import CausalLM
 from ..nn import KVCache
+from ..nn.kv_cache import CacheDtypes
 from .sampling import Sampler, SamplingParams
 
 PREFILL_CHUNK = 512  # tokens of each prompt at a time; bounds what their activations take
@@ -40,7 +41,7 @@ def generate_tokens(
     *,
     eog_ids: Collection[int] = (),
     ctx_size: int | None = None,
-    cache_dtype: torch.dtype | None = None,
+    cache_dtype: CacheDtypes | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
 ) -> Generator[list[Generation], None, None]:
     """Continue prompts, equal or different in length, as one batch.
@@ -52,7 +53,8 @@ def generate_tokens(
         eog_ids: tokens that end a generation.
         ctx_size: tokens that prompt and continuation may have together; by default as many as the
             model was made for.
-        cache_dtype: the dtype of the KV cache.
+        cache_dtype: the dtype of the KV cache, or a name such as "q8_0", or a pair of them, of keys
+            and of values.
         prefill_chunk: tokens of each prompt that are computed at a time.
 
     Yields:

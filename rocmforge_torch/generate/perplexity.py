@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..models import CausalLM
-from ..nn import uncached_step
+from ..nn import KVCache, uncached_step
+from ..nn.kv_cache import CacheDtypes
 
 LOGIT_ROWS = 64  # positions whose logits exist at once
 
@@ -34,7 +35,11 @@ class Perplexity:
 
 
 def perplexity(
-    model: CausalLM, text: str, ctx_size: int = 512, chunks: int | None = None
+    model: CausalLM,
+    text: str,
+    ctx_size: int = 512,
+    chunks: int | None = None,
+    cache_dtype: CacheDtypes | None = None,
 ) -> Iterator[Perplexity]:
     """Score a text in windows that do not overlap.
 
@@ -47,6 +52,8 @@ def perplexity(
         text: the text.
         ctx_size: tokens of a window.
         chunks: at most so many windows.
+        cache_dtype: of the KV cache that every window goes through, as in `generate_tokens`; None
+            for keys and values as they are computed.
 
     Yields:
         The running value after every window.
@@ -57,7 +64,7 @@ def perplexity(
     tokens = model.tokenizer.encode(text)
     bos = model.tokenizer.bos_id
     return token_perplexity(
-        model, tokens, bos if tokens and tokens[0] == bos else None, ctx_size, chunks
+        model, tokens, bos if tokens and tokens[0] == bos else None, ctx_size, chunks, cache_dtype
     )
 
 
@@ -68,6 +75,7 @@ def token_perplexity(
     bos_id: int | None = None,
     ctx_size: int = 512,
     chunks: int | None = None,
+    cache_dtype: CacheDtypes | None = None,
 ) -> Iterator[Perplexity]:
     """`perplexity` of tokens; `bos_id`, if any, replaces the first token of every window."""
     if ctx_size < 4:
@@ -81,13 +89,16 @@ def token_perplexity(
             "take a longer text or a smaller context"
         )
     windows = min(windows, chunks or windows)
+    cache = None if cache_dtype is None else model.new_cache(1, ctx_size, cache_dtype)
     total = squares = 0.0
     positions = 0
     for index in range(windows):
         window = list(tokens[index * ctx_size : (index + 1) * ctx_size])
         if bos_id is not None:
             window[0] = bos_id
-        scores = token_logprobs(model, torch.tensor([window], device=model.device))
+        if cache is not None:
+            cache.reset()
+        scores = token_logprobs(model, torch.tensor([window], device=model.device), cache)
         scores = scores[ctx_size // 2 :].double()
         total -= scores.sum().item()
         squares += scores.square().sum().item()
@@ -99,9 +110,13 @@ def token_perplexity(
         yield Perplexity(index + 1, windows, value, error, positions)
 
 
-def token_logprobs(model: CausalLM, ids: Tensor) -> Tensor:
-    """ids int [1, T] -> natural-log probability of each token given those before it [T - 1]."""
-    hidden = model.hidden(ids, uncached_step(ids), None)[0, :-1]
+def token_logprobs(model: CausalLM, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    """ids int [1, T] -> natural-log probability of each token given those before it [T - 1].
+
+    With an empty cache with room for T tokens, keys and values go through it.
+    """
+    step = uncached_step(ids) if cache is None else cache.advance(ids.shape[1])
+    hidden = model.hidden(ids, step, cache)[0, :-1]
     scores = []
     for start in range(0, hidden.shape[0], LOGIT_ROWS):
         rows = slice(start, start + LOGIT_ROWS)

@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ..models import CausalLM
+from ..nn.kv_cache import CacheDtypes
 from .loop import Generation, generate_tokens
 from .sampling import SamplingParams
 from .stop import StopFilter
@@ -50,7 +50,7 @@ class TextBatch(Iterator[list[str]]):
         params: SamplingParams | None = None,
         *,
         ctx_size: int | None = None,
-        cache_dtype: torch.dtype | None = None,
+        cache_dtype: CacheDtypes | None = None,
     ) -> None:
         """See `generate_tokens` for arguments and errors; the first step raises the latter.
 
@@ -72,7 +72,7 @@ class TextBatch(Iterator[list[str]]):
         model: CausalLM,
         params: SamplingParams,
         ctx_size: int | None,
-        cache_dtype: torch.dtype | None,
+        cache_dtype: CacheDtypes | None,
     ) -> Generator[list[str], None, None]:
         tokenizer = model.tokenizer
         steps = generate_tokens(
@@ -113,7 +113,7 @@ class TextStream(Iterator[str]):
         params: SamplingParams | None = None,
         *,
         ctx_size: int | None = None,
-        cache_dtype: torch.dtype | None = None,
+        cache_dtype: CacheDtypes | None = None,
     ) -> None:
         """As `TextBatch`, of one prompt."""
         self._batch = TextBatch(model, [prompt], params, ctx_size=ctx_size, cache_dtype=cache_dtype)
@@ -139,7 +139,7 @@ def complete(
     params: SamplingParams | None = None,
     *,
     ctx_size: int | None = None,
-    cache_dtype: torch.dtype | None = None,
+    cache_dtype: CacheDtypes | None = None,
 ) -> list[Completion]:
     """Continue prompts as one batch; see `generate_tokens` for arguments and errors."""
     batch = TextBatch(model, prompts, params, ctx_size=ctx_size, cache_dtype=cache_dtype)
@@ -156,7 +156,7 @@ def generate(
     params: SamplingParams | None = None,
     *,
     ctx_size: int | None = None,
-    cache_dtype: torch.dtype | None = None,
+    cache_dtype: CacheDtypes | None = None,
     **options: Any,
 ) -> str | list[str]:
     """What follows a prompt, or each prompt of a list.
@@ -167,7 +167,7 @@ def generate(
             [B, T].
         params: how to choose tokens and when to stop; or give its fields as `options`.
         ctx_size: tokens that prompt and continuation may have together.
-        cache_dtype: the dtype of the KV cache.
+        cache_dtype: as in `generate_tokens`.
         options: fields of `SamplingParams`.
 
     Raises:

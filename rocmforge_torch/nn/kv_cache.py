@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.reference.cache_formats import CACHE_FORMATS, PLAIN, CacheFormat
+
+# A dtype, or a name that llama.cpp has for a cache type.
+CacheDtype = torch.dtype | str
+CacheDtypes = CacheDtype | tuple[CacheDtype, CacheDtype]  # of both, or of keys and of values
+
 
 @dataclass(frozen=True)
 class Step:
@@ -33,11 +39,42 @@ def uncached_step(ids: Tensor) -> Step:
     return Step(positions, torch.full((b,), t, dtype=torch.int32, device=ids.device), None, t)
 
 
+def cache_formats(dtypes: CacheDtypes) -> tuple[CacheFormat, CacheFormat]:
+    """How keys and values are stored.
+
+    Raises:
+        ValueError: no format has this name or dtype.
+    """
+    keys, values = dtypes if isinstance(dtypes, tuple) else (dtypes, dtypes)
+    return _format(keys), _format(values)
+
+
+def _format(dtype: CacheDtype) -> CacheFormat:
+    known = CACHE_FORMATS.get(dtype) if isinstance(dtype, str) else PLAIN.get(dtype)
+    if known is None:
+        raise ValueError(f"no KV cache has type {dtype}; there are {', '.join(CACHE_FORMATS)}")
+    return known
+
+
+def cache_bytes(
+    num_layers: int,
+    batch_size: int,
+    max_seq_len: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtypes: CacheDtypes,
+) -> int:
+    """Bytes of a `KVCache`."""
+    rows = num_layers * batch_size * max_seq_len * num_kv_heads
+    return rows * sum(f.row_size(head_dim) * f.dtype.itemsize for f in cache_formats(dtypes))
+
+
 class KVCache:
     """Keys and values of B sequences of at most S tokens.
 
     Attributes:
-        k, v: one tensor [B, S, Hkv, D] a layer.
+        k, v: one tensor [B, S, Hkv, D] a layer; of a format with blocks (q8_0, q4_0), uint8
+            [B, S, Hkv, bytes].
         lengths: int64 [B], tokens of each sequence so far, on the device.
     """
 
@@ -48,12 +85,19 @@ class KVCache:
         max_seq_len: int,
         num_kv_heads: int,
         head_dim: int,
-        dtype: torch.dtype,
+        dtypes: CacheDtypes,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (batch_size, max_seq_len, num_kv_heads, head_dim)
-        self.k = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.v = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        """Raises ValueError: no format has this type, or head_dim is no multiple of its blocks."""
+
+        def layers(stored: CacheFormat) -> list[Tensor]:
+            shape = (batch_size, max_seq_len, num_kv_heads, stored.row_size(head_dim))
+            return [
+                torch.empty(shape, dtype=stored.dtype, device=device) for _ in range(num_layers)
+            ]
+
+        keys, values = cache_formats(dtypes)
+        self.k, self.v = layers(keys), layers(values)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.max_seq_len = max_seq_len
         self.longest = 0  # the longest sequence, as far as the host can know

@@ -112,12 +112,12 @@ def test_too_long_prompt(run: Run, tiny_model: Path) -> None:
 
 def test_cache_types(run: Run, tiny_model: Path) -> None:
     flags = ("-p", "abc", "-n", "3", "--temp", "0", "--json")
-    for dtype in ("f16", "bf16", "f32"):
-        report = run("generate", tiny_model, *flags, "-ctk", dtype, "-ctv", dtype).json
+    for keys, values in (("f16", "bf16"), ("f32", "f16"), ("fp8", "fp8_e5m2")):
+        report = run("generate", tiny_model, *flags, "-ctk", keys, "-ctv", values).json
         assert report["generated_tokens"] > 0
-    result = run("generate", tiny_model, *flags, "-ctk", "f32")
+    result = run("generate", tiny_model, *flags, "--cache-type-k", "q5_0")
     assert result.code == 2
-    assert "-ctk f32 and -ctv f16 differ" in result.err
+    assert "'q5_0' is not one of" in result.err
 
 
 @pytest.mark.parametrize(

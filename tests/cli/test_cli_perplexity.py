@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_exact(run: Run, tiny_model: Path, text: Path) -> None:
     flags = ("-f", text, "--ctx", "32", "--chunks", "1", "--exact", "--json")
     assert run("perplexity", tiny_model, *flags).json["exact"] is True
     assert config.exact
+
+
+def test_cache_types(run: Run, tiny_model: Path, text: Path) -> None:
+    flags = ("-f", text, "--ctx", "32", "--chunks", "2", "--json")
+    without = run("perplexity", tiny_model, *flags).json
+    assert without["cache_types"] is None
+    exact = run("perplexity", tiny_model, *flags, "-ctk", "f32", "-ctv", "f32").json
+    assert exact["cache_types"] == ["f32", "f32"]
+    assert exact["windows"] == pytest.approx(without["windows"], rel=1e-4)
+    coarse = run("perplexity", tiny_model, *flags, "-ctk", "fp8").json
+    assert coarse["cache_types"] == ["fp8", "f16"]
+    assert coarse["windows"] != without["windows"]
+    entropies = [[math.log(value) for value in report["windows"]] for report in (coarse, without)]
+    assert entropies[0] == pytest.approx(entropies[1], rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class CacheFormat:
             return head_dim
         if head_dim % self.blocks.block_size:
             raise ValueError(
-                f"a {self.blocks.name} cache needs heads of a multiple of "
+                f"a {self.blocks.name.lower()} cache needs heads of a multiple of "
                 f"{self.blocks.block_size} values, got {head_dim}"
             )
         return head_dim // self.blocks.block_size * self.blocks.block_bytes
