@@ -2,8 +2,8 @@
 //
 // A wave multiplies 16 rows of w by all rows of x of a chunk. A lane turns its weights into float16
 // in registers, where the matrix units take them; the order of k is the one in which the type's
-// steps hold it. The waves of a block share its rows and their columns; partial sums meet in LDS in
-// a fixed order.
+// steps hold it. The waves of a block share its rows and their columns, and read x through LDS;
+// partial sums meet there in a fixed order.
 #pragma once
 
 #include "hip/convert.h"
@@ -73,18 +73,26 @@ __device__ __forceinline__ Span<__half> half_values(const Group& group, bool ins
   return span;
 }
 
+// Waves of a block that divide the columns, at most: LDS has to hold values of x for each.
+template <int kChunk>
+constexpr int kMostColumnWaves = kChunk < 16   ? 8
+                                 : kChunk < 64 ? 4
+                                               : 2;
+
 template <class T, class View, int kChunk>
 __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs args) {
+  constexpr int kThreads = kTileWaves * kWaveSize;
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
   constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
   const int lane = threadIdx.x % kWaveSize, wave = threadIdx.x / kWaveSize;
-  const int row_waves = args.row_waves, k_waves = kTileWaves / row_waves;
+  const int row_waves = args.row_waves, column_waves = kTileWaves / row_waves;
+  const int part = wave / row_waves;  // of the columns
   const int64_t block_row = static_cast<int64_t>(blockIdx.x) * row_waves * 16;
   const int chunk = static_cast<int>(blockIdx.y), left = args.x_rows - chunk * kChunk;
   const int x_rows = left < kChunk ? left : kChunk;
   const int steps = args.cols / (16 * T::kGroups);
-  const int turns = (steps + kSlots - 1) / kSlots, turns_apart = k_waves * kAhead;
+  const int turns = (steps + kSlots - 1) / kSlots, turns_apart = column_waves * kAhead;
 
   int64_t rows[kLaneRowsA];
 #pragma unroll
@@ -93,57 +101,108 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs ar
     const int64_t row = block_row + wave % row_waves * 16 + row_of_a(lane, i);
     rows[i] = row < args.w_rows ? row : args.w_rows - 1;
   }
-  const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
-
-  // The step of a turn that is this lane's; those past the last are multiplied by 0.
-  const auto step_of = [&](int turn) {
-    const int step = turn * kSlots + slot(lane);
+  // Steps past the last are read like it and multiplied by 0.
+  const auto step_of = [&](int turn, int slot) {
+    const int step = turn * kSlots + slot;
     return step < steps ? step : steps - 1;
   };
   typename T::Raw raw[kAhead][kLaneRowsA];
   const auto load = [&](int turn, typename T::Raw(&to)[kLaneRowsA]) {
-    const int s = step_of(turn);
+    const int s = step_of(turn, slot(lane));
 #pragma unroll
     for (int i = 0; i < kLaneRowsA; ++i) {
       to[i] =
           T::load(View(args.w, args.w_rows, args.row_bytes, rows[i]), s / kSteps<T>, s % kSteps<T>);
     }
   };
-  Acc sums[kTiles] = {};
-  const int first_turn = wave / row_waves * kAhead;
-#pragma unroll
-  for (int a = 0; a < kAhead; ++a) load(first_turn + a, raw[a]);
 
-  for (int at = first_turn; at < turns; at += turns_apart) {
+  // x passes through LDS, for all waves of the block: [two stages][part][phase][slot], of which
+  // each is a span of every row. A phase is a group of a turn. The gap keeps slots on banks of
+  // their own.
+  constexpr int kPhases = kAhead * T::kGroups, kStage = smaller(4 / kSlots, kPhases);
+  constexpr int kRegion = 16 * kChunk + 16, kShare = kStage * kSlots * kRegion;
+  constexpr int kParts = kMostColumnWaves<kChunk>;
+  constexpr int kPieces = kStage * kSlots * 2 * kChunk;  // of 16 bytes, to a part
+  constexpr int kEach = (kPieces * kParts + kThreads - 1) / kThreads;
+  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4, kStageBytes = 2 * kParts * kShare * 2;
+  __shared__ uint4 memory[(kSumBytes > kStageBytes ? kSumBytes : kStageBytes) / 16];
+  __half* const staged = reinterpret_cast<__half*>(memory);
+  const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
+  uint32_t pieces[kEach][4] = {};
+  const auto each_piece = [&](auto body) {
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const int turn = at + a, s = step_of(turn), block = s / kSteps<T>, step = s % kSteps<T>;
-      const bool inside = turn * kSlots + slot(lane) < steps;
-      for_each_group<T::kGroups>([&](auto g) {
-        Span<__half> weights[kLaneRowsA];
-#pragma unroll
-        for (int i = 0; i < kLaneRowsA; ++i) {
-          weights[i] = half_values<T>(T::template decode<g>(raw[a][i], step), inside);
-        }
-        const int k = block * T::kBlock + T::template first<g>(step);
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          if (kTiles > 1 && t * Acc::kCols >= x_rows) break;
-          Span<__half> values[kHalves];
-#pragma unroll
-          for (int j = 0; j < kHalves; ++j) {
-            const int row = t * Acc::kCols + row_of_b(lane, j);
-            values[j] = load_halves(x + k * kChunk + row * 8, kChunk * 8);
-          }
-          mma(sums[t], weights, values);
-        }
-      });
-      load(turn + turns_apart, raw[a]);
+    for (int j = 0; j < kEach; ++j) {
+      const int piece = j * kThreads + static_cast<int>(threadIdx.x), row = piece % kChunk;
+      const int half = piece / kChunk % 2, place = piece % kPieces / (2 * kChunk);
+      if (piece < kPieces * column_waves && row < x_rows + 15) {
+        body(pieces[j], piece / kPieces, place, half, row);
+      }
     }
+  };
+  const auto fetch = [&](int at, int first_phase) {
+    each_piece([&](uint32_t (&piece)[4], int of_part, int place, int half, int row) {
+      const int phase = first_phase + place / kSlots, g = phase % T::kGroups;
+      const int turn = at + of_part * kAhead + phase / T::kGroups;
+      const int s = step_of(turn, place % kSlots);
+      const int apart = T::template first<1>(0) - T::template first<0>(0);
+      const int k = s / kSteps<T> * T::kBlock + T::template first<0>(s % kSteps<T>) + g * apart;
+      load_words<4, 16>(reinterpret_cast<const uint8_t*>(x + (k + 8 * half) * kChunk + 8 * row),
+                        piece);
+    });
+  };
+  const auto stage = [&](int buffer) {
+    each_piece([&](const uint32_t (&piece)[4], int of_part, int place, int half, int row) {
+      const int to = (buffer * kParts + of_part) * kShare + place * kRegion;
+      *reinterpret_cast<uint4*>(staged + to + 8 * half * kChunk + 8 * row) = {piece[0], piece[1],
+                                                                              piece[2], piece[3]};
+    });
+  };
+
+  Acc sums[kTiles] = {};
+#pragma unroll
+  for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
+  fetch(0, 0);
+  stage(0);
+  __syncthreads();
+  int buffer = 0;
+  for (int at = 0; at < turns; at += turns_apart) {
+    for_each_group<kPhases>([&](auto phase) {
+      constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
+      if constexpr (phase % kStage == 0) {
+        constexpr bool kWraps = phase + kStage >= kPhases;
+        fetch(kWraps ? at + turns_apart : at, kWraps ? 0 : phase + kStage);
+      }
+      const int turn = at + part * kAhead + a;
+      const bool inside = turn * kSlots + slot(lane) < steps;
+      const int step = step_of(turn, slot(lane)) % kSteps<T>;
+      Span<__half> weights[kLaneRowsA];
+#pragma unroll
+      for (int i = 0; i < kLaneRowsA; ++i) {
+        weights[i] = half_values<T>(T::template decode<g>(raw[a][i], step), inside);
+      }
+      if constexpr (g == T::kGroups - 1) load(turn + turns_apart, raw[a]);
+      const int from =
+          (buffer * kParts + part) * kShare + (phase % kStage * kSlots + slot(lane)) * kRegion;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        if (kTiles > 1 && t * Acc::kCols >= x_rows) break;
+        Span<__half> values[kHalves];
+#pragma unroll
+        for (int j = 0; j < kHalves; ++j) {
+          values[j] =
+              load_halves(staged + from + 8 * (t * Acc::kCols + row_of_b(lane, j)), 8 * kChunk);
+        }
+        mma(sums[t], weights, values);
+      }
+      if constexpr ((phase + 1) % kStage == 0) {
+        buffer ^= 1;
+        stage(buffer);
+        __syncthreads();
+      }
+    });
   }
 
-  // [wave][row of x][row of w]
-  __shared__ float partial[kTileWaves][kChunk][16];
+  auto* const partial = reinterpret_cast<float (*)[kChunk][16]>(memory);  // [wave]
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -153,14 +212,12 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs ar
   }
   __syncthreads();
   const int block_rows = row_waves * 16;
-  for (int i = threadIdx.x; i < x_rows * block_rows; i += kTileWaves * kWaveSize) {
+  for (int i = threadIdx.x; i < x_rows * block_rows; i += kThreads) {
     const int m = i / block_rows, n = i - m * block_rows;
     const int64_t row = block_row + n, x_row = static_cast<int64_t>(chunk) * kChunk + m;
     if (row >= args.w_rows) continue;
     float sum = 0.0f;
-    for (int part = 0; part < k_waves; ++part) {
-      sum += partial[part * row_waves + n / 16][m][n % 16];
-    }
+    for (int p = 0; p < column_waves; ++p) sum += partial[p * row_waves + n / 16][m][n % 16];
     constexpr float kPower = 1.0f / (1 << kTileShift<T>);
     const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
     store_as(args.dtype, args.out, x_row * args.w_rows + row,
@@ -168,11 +225,13 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs ar
   }
 }
 
-// Waves of a block side by side in rows: as many as leave every compute unit several blocks.
-inline int row_waves_for(int64_t w_rows, int64_t chunks, int chunk_rows) {
+// Waves of a block side by side in rows: as many as leave every compute unit some blocks, since
+// what is read of x serves them all.
+template <int kChunk>
+int row_waves_for(int64_t w_rows, int64_t chunks) {
   const int64_t tiles = (w_rows + 15) / 16 * chunks;
-  const int64_t blocks = static_cast<int64_t>(chunk_rows < 64 ? 6 : 3) * device_compute_units();
-  int waves = 1;
+  const int64_t blocks = (kChunk < 64 ? 3 : 1) * int64_t{device_compute_units()};
+  int waves = kTileWaves / kMostColumnWaves<kChunk>;
   while (2 * waves <= kTileWaves && tiles / (2 * waves) >= blocks) waves *= 2;
   return waves;
 }
@@ -181,7 +240,7 @@ template <class T, int kChunk>
 void launch_tile(const TileCall& call) {
   const QuantMatrix& w = call.w;
   const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
-  const int row_waves = row_waves_for(w.rows, chunks, kChunk);
+  const int row_waves = row_waves_for<kChunk>(w.rows, chunks);
   const dim3 grid(static_cast<unsigned>((w.rows + 16 * row_waves - 1) / (16 * row_waves)),
                   static_cast<unsigned>(chunks));
   const auto kernel =
