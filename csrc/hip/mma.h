@@ -77,7 +77,7 @@ __device__ __forceinline__ int row_of_b(int lane, int) { return lane % 16; }
 __device__ __forceinline__ int acc_row(int lane, int e) { return 8 * (lane / 16) + e; }
 __device__ __forceinline__ int acc_col(int lane, int) { return lane % 16; }
 
-#elif defined(__GFX11__) && !defined(ROCMFORGE_NO_MATRIX_UNITS)
+#elif defined(__GFX11__)
 // RDNA3: WMMA, both halves of the wave hold the same
 
 constexpr int kSlots = 1, kLaneRowsA = 1, kLaneRowsB = 1;
@@ -155,8 +155,7 @@ __device__ __forceinline__ void mma(TileOf<Rows>& tile, const Span<T> (&a)[kLane
   }
 }
 
-#elif defined(__GFX9__) || defined(__GFX12__) || \
-    (defined(__GFX11__) && !defined(ROCMFORGE_NO_MATRIX_UNITS))
+#elif defined(__GFX9__) || defined(__GFX11__) || defined(__GFX12__)
 
 template <typename Element, int N>
 using Vector = Element __attribute__((ext_vector_type(N)));
@@ -226,36 +225,44 @@ __device__ __forceinline__ void mma(Tile& tile, const Span<T> (&a)[1], const Spa
 
 #else
 
-// sum + the product of two words.
-template <typename T>
-__device__ __forceinline__ float dot2(uint32_t a, uint32_t b, float sum) {
-  if constexpr (std::is_same_v<T, __half>) {
-    typedef _Float16 Pair __attribute__((ext_vector_type(2)));
-    return __builtin_amdgcn_fdot2(__builtin_bit_cast(Pair, a), __builtin_bit_cast(Pair, b), sum,
-                                  false);
-  } else {
-    sum = fmaf(__uint_as_float(a << 16), __uint_as_float(b << 16), sum);
-    return fmaf(__uint_as_float(a & 0xffff0000u), __uint_as_float(b & 0xffff0000u), sum);
-  }
+// sum += the first number of a (float16: two numbers) that lane E of each 16 neighbours has, times
+// b's. As one instruction each: the compiler would share all rows' words first and run out of
+// registers.
+template <int E>
+__device__ __forceinline__ void add_shared(float& sum, float a, float b) {
+#if defined(__GFX10__)
+  asm("v_fmac_f32_dpp %0, %1, %2 row_share:%3 row_mask:0xf bank_mask:0xf"
+      : "+v"(sum)
+      : "v"(a), "v"(b), "n"(E));
+#endif
 }
-
-// The value that lane Lane of each 16 neighbours has.
-template <int Lane>
-__device__ __forceinline__ uint32_t shared_by_16(uint32_t value) {
-  constexpr uint32_t kChoice = 0x11111111u * Lane;  // for eight lanes, four bits each
-  return __builtin_amdgcn_permlane16(value, value, kChoice, kChoice, true, false);
+template <int E>
+__device__ __forceinline__ void add_shared(float& sum, uint32_t a, uint32_t b) {
+#if defined(__GFX10__)
+  asm("v_dot2c_f32_f16_dpp %0, %1, %2 row_share:%3 row_mask:0xf bank_mask:0xf"
+      : "+v"(sum)
+      : "v"(a), "v"(b), "n"(E));
+#endif
 }
 
 template <typename T, int E = 0>
-__device__ __forceinline__ void mma(Tile& tile, const Span<T> (&a)[1], const Span<T> (&b)[1]) {
+__device__ __forceinline__ void add_word(Tile& tile, uint32_t a, uint32_t b) {
   if constexpr (E < kAccElements) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t word = shared_by_16<E>(a[0].words[i]);
-      tile.values[E] = dot2<T>(word, b[0].words[i], tile.values[E]);
+    if constexpr (std::is_same_v<T, __half>) {
+      add_shared<E>(tile.values[E], a, b);
+    } else {
+      constexpr uint32_t kHigh = 0xffff0000u;
+      add_shared<E>(tile.values[E], __uint_as_float(a << 16), __uint_as_float(b << 16));
+      add_shared<E>(tile.values[E], __uint_as_float(a & kHigh), __uint_as_float(b & kHigh));
     }
-    mma<T, E + 1>(tile, a, b);
+    add_word<T, E + 1>(tile, a, b);
   }
+}
+
+template <typename T>
+__device__ __forceinline__ void mma(Tile& tile, const Span<T> (&a)[1], const Span<T> (&b)[1]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) add_word<T>(tile, a[0].words[i], b[0].words[i]);
 }
 
 #endif
