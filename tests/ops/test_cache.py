@@ -95,11 +95,11 @@ def written(run: object, name: str, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("run", RUNNERS)
 @pytest.mark.parametrize("name", FLOAT8)
 def test_every_float16_becomes_the_nearest_8_bit_float(run: object, name: str) -> None:
-    """By an independent search among the 256 numbers of the format."""
+    """By an independent search among the numbers of the format."""
     x = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16)
     got = written(run, name, x.view(16, 64, 64)).flatten()
-    numbers = torch.arange(256).to(torch.uint8).view(FLOAT8[name]).double()
-    finite = numbers[numbers.isfinite() & (numbers >= 0)].sort().values
+    numbers = torch.arange(128).to(torch.uint8).view(FLOAT8[name]).double()
+    finite = numbers[numbers.isfinite()]  # in order
     magnitude = x.double().abs()
     above = torch.searchsorted(finite, magnitude).clamp(max=len(finite) - 1)
     below = (above - 1).clamp(min=0)
@@ -198,7 +198,5 @@ def test_the_number_of_values_of_a_block_is_found() -> None:
     assert cache_head_dim(cache(306), 64) == 288
     with pytest.raises(ValueError, match="35 bytes are no whole number of q8_0 or q4_0 blocks"):
         cache_head_dim(cache(35), 64)
-    with pytest.raises(
-        ValueError, match=r"no cache format has torch\.uint8 and 35 for heads of 32"
-    ):
+    with pytest.raises(ValueError, match=r"no cache format has torch\.uint8 and 35 for heads"):
         cache_format(cache(35), 32)
