@@ -5,6 +5,7 @@
 // lines of LDS: see slot().
 #pragma once
 
+#include "hip/chunks.h"
 #include "hip/convert.h"
 #include "hip/launch.h"
 #include "hip/quants/table.h"
@@ -50,46 +51,63 @@ struct LdsActivations {
 
   // By all threads of a block, who then have to meet. x [kRows, cols] is contiguous.
   __device__ __forceinline__ void fill(DType dtype, const void* x, int cols) const {
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
     // Whole waves go round, for the shuffles.
 #pragma unroll 1
     for (int first = 0; first < cols; first += kThreadCodes * static_cast<int>(blockDim.x)) {
       const int col = first + kThreadCodes * static_cast<int>(threadIdx.x);
-#pragma unroll 1
-      for (int row = 0; row < kRows; ++row) {
-        float values[kThreadCodes] = {};
-        if (col < cols) load(dtype, x, static_cast<int64_t>(row) * cols + col, values);
-        round(row, col, col < cols, values);
+      float values[kRows][kThreadCodes] = {};
+      if (col < cols) {
+#pragma unroll
+        for (int row = 0; row < kRows; ++row) {
+          load(dtype, x, static_cast<int64_t>(row) * cols + col, aligned, values[row]);
+        }
       }
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) round(row, col, col < cols, values[row]);
     }
   }
 
  private:
-  static constexpr int kThreadCodes = 4;  // of a thread; eight threads share a scale
+  static constexpr int kThreadCodes = 8;  // of a thread; four threads share a scale
 
-  static __device__ __forceinline__ void load(DType dtype, const void* x, int64_t at,
+  static __device__ __forceinline__ void load(DType dtype, const void* x, int64_t at, bool aligned,
                                               float (&values)[kThreadCodes]) {
     switch (dtype) {
       case DType::kFloat32:
-        return load(static_cast<const float*>(x) + at, values);
+        return load(static_cast<const float*>(x) + at, aligned, values);
       case DType::kFloat16:
-        return load(static_cast<const __half*>(x) + at, values);
+        return load(static_cast<const __half*>(x) + at, aligned, values);
       case DType::kBFloat16:
-        return load(static_cast<const gpu_bfloat16*>(x) + at, values);
+        return load(static_cast<const gpu_bfloat16*>(x) + at, aligned, values);
     }
   }
   template <typename In>
-  static __device__ __forceinline__ void load(const In* from, float (&values)[kThreadCodes]) {
+  static __device__ __forceinline__ void load(const In* from, bool aligned,
+                                              float (&values)[kThreadCodes]) {
+    constexpr int kCount = kChunk<In>;
+    if (aligned) {
 #pragma unroll
-    for (int i = 0; i < kThreadCodes; ++i) values[i] = to_float(from[i]);
+      for (int i = 0; i < kThreadCodes; i += kCount) {
+        const auto chunk = *reinterpret_cast<const Chunk<In, kCount>*>(from + i);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) values[i + j] = to_float(chunk.values[j]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kThreadCodes; ++i) values[i] = to_float(from[i]);
+    }
   }
 
+  // scale = max |x| / 127, and code the integer nearest to x * (127 / max |x|): quotients in
+  // float32, the product not rounded before.
   __device__ __forceinline__ void round(int row, int col, bool inside,
                                         const float (&values)[kThreadCodes]) const {
     // As integers the magnitudes are ordered with NaN above infinity, so that neither is lost.
     uint32_t largest = 0;
 #pragma unroll
     for (const float value : values) {
-      const uint32_t magnitude = __float_as_uint(fabsf(value));
+      const uint32_t magnitude = __float_as_uint(value) & 0x7fffffff;
       largest = magnitude > largest ? magnitude : largest;
     }
 #pragma unroll
@@ -97,16 +115,20 @@ struct LdsActivations {
       const uint32_t other = wave_shuffle_xor(largest, mask);
       largest = other > largest ? other : largest;
     }
-    const float scale = __uint_as_float(largest) / 127.0f;
-    uint32_t packed = 0;
-    int sum = 0;
+    const float most = __uint_as_float(largest), scale = most / 127.0f;
+    // Blocks so small that the quotient overflows are rounded to zeros.
+    const float inverse = most > 1e-36f ? 127.0f / most : 0.0f;
+    // 1.5 * 2^23 leaves the integer in the low bits.
+    uint32_t bits[kThreadCodes], packed[kThreadCodes / 4];
 #pragma unroll
     for (int i = 0; i < kThreadCodes; ++i) {
-      // A subnormal scale is coarse: the quotient may pass 127.
-      const float quotient = scale > 0.0f ? fminf(fmaxf(values[i] / scale, -127.0f), 127.0f) : 0.0f;
-      const int code = __float2int_rn(quotient);
-      packed |= (static_cast<uint32_t>(code) & 255) << (8 * i);
-      sum += code;
+      bits[i] = __float_as_uint(fmaf(values[i], inverse, 12582912.0f));
+    }
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < kThreadCodes / 4; ++i) {
+      packed[i] = pack_low_bytes(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]);
+      sum = dot4(static_cast<int>(packed[i]), 0x01010101, sum);
     }
 #pragma unroll
     for (int mask = 16 * T::kSpan / kThreadCodes / 2; mask > 0; mask /= 2) {
@@ -117,8 +139,8 @@ struct LdsActivations {
     constexpr int kStride = T::template first<1>(0) / 16;
     const int n = col / 16, s = n / (kStride * T::kGroups) * kStride + n % kStride;
     const int group = n / kStride % T::kGroups;
-    auto* words = reinterpret_cast<uint32_t*>(codes + row * slots + slot<T::kGroups>(s, group));
-    words[col % 16 / kThreadCodes] = packed;
+    auto* halves = reinterpret_cast<uint2*>(codes + row * slots + slot<T::kGroups>(s, group));
+    halves[col % 16 / kThreadCodes] = {packed[0], packed[1]};
     if (col % (16 * T::kSpan) != 0) return;
     Factor& factor = factors[row * (slots / T::kSpan) + slot<kUnits>(s, group / T::kSpan)];
     if constexpr (kSums) {

@@ -97,6 +97,11 @@ __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, ui
   return __builtin_amdgcn_perm(high, low, selector);
 }
 
+__device__ __forceinline__ uint32_t pack_low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const uint32_t low = __builtin_amdgcn_perm(b, a, 0x0c0c0400);
+  return __builtin_amdgcn_perm(__builtin_amdgcn_perm(d, c, 0x0c0c0400), low, 0x05040100);
+}
+
 // Eight bytes by one word of selectors below 8.
 constexpr int selector_shift(int i) { return i < 4 ? 8 * i : 8 * (i - 4) + 4; }
 __device__ __forceinline__ void select_8_bytes(uint32_t low, uint32_t high, uint32_t selectors,
@@ -212,6 +217,10 @@ __device__ __forceinline__ int wave_uniform(int value) { return value; }
 constexpr uint32_t byte_selector(int first) { return 0x3210u + 0x1111u * first; }
 __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   return __byte_perm(low, high, selector);
+}
+
+__device__ __forceinline__ uint32_t pack_low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 }
 
 constexpr int selector_shift(int i) { return 4 * i; }

@@ -23,7 +23,7 @@ struct MatvecCall {
 };
 
 // out[m, n] = x[m] . w[n] + bias[n], by integer dot products with x rounded to 8 bits: code =
-// round(x / scale), scale = max |x| / 127 over 32 neighbours. A block with an infinity or a NaN
+// round(x * (127 / max |x|)), scale = max |x| / 127 over 32 neighbours. A block with an infinity or a NaN
 // gets a scale that is not finite.
 Status matvec(const MatvecCall& call);
 

@@ -11,6 +11,7 @@
 #include "hip/dispatch.h"
 #include "hip/gates.h"
 #include "hip/matvec.h"
+#include "hip/quants/flight.h"
 #include "hip/reduce.h"
 #include "hip/typed_memory.h"
 
@@ -18,24 +19,27 @@ namespace rocmforge::gpu {
 
 constexpr int kPair = 2;  // rows of w
 
-// Registers that the weights of one step of a pair take.
-template <class T>
-constexpr int kPairWords = kPair * static_cast<int>(sizeof(typename T::Raw)) / 4;
-
-// Threads of a block, of which a multiprocessor holds one: fewer where a lane keeps more.
-template <class T, int M>
-constexpr int kMatvecThreads = kPairWords<T> * M <= 14 ? 1024 : 512;
-
 // Steps of a pair whose loads are under way.
-template <class T>
-constexpr int kMatvecAhead = kPairWords<T> <= 32 ? 2 : 1;
+constexpr int kAhead = 2;
+
+// Registers that a step of a pair takes, about.
+template <class T, class View, int M>
+constexpr int kStepRegisters = kPair * M * static_cast<int>(sizeof(typename T::Raw)) / 4 +
+                               (loads_are_whole<T, View>() ? 0 : 4);
+
+// Threads of a block, of which a multiprocessor holds one: fewer where each needs more registers.
+template <class T, class View, int M>
+constexpr int kMatvecThreads = kStepRegisters<T, View, M> <= 10   ? 1024
+                               : kStepRegisters<T, View, M> <= 16 ? 768
+                               : kStepRegisters<T, View, M> <= 30 ? 512
+                                                                  : 384;
 
 struct MatvecArgs {
   const uint8_t* w;
   int64_t w_rows, row_bytes;
   int cols, out_cols;
   int pairs, pair_stride, pair_offset;  // pair p is rows p * pair_stride and that + pair_offset
-  int parts;                            // waves that share a pair
+  int parts_log2;                       // of the waves that share a pair
   const void* x;
   const void* bias;
   DType bias_dtype, dtype;
@@ -93,12 +97,19 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
   });
 }
 
-// Stores what a pair of rows gives: `sum` is that of row lane % kPair and row lane / kPair of x.
-template <int M>
-__device__ __forceinline__ void store_pair(const MatvecArgs& args, int pair, int lane, float sum) {
-  const int64_t m = lane / kPair, r = lane % kPair;
+// Sums of kCount pairs of rows that are complete: lane l stores that of pair l / (M * kPair), row
+// l / kPair % M of x, row l % kPair of the pair. Pairs below 0 are none.
+template <int M, int kCount>
+__device__ __forceinline__ void store_pairs(const MatvecArgs& args, const int (&pairs)[kCount],
+                                            int lane, float sum) {
+  int pair = pairs[0];
+#pragma unroll
+  for (int i = 1; i < kCount; ++i) {
+    if (lane / (M * kPair) == i) pair = pairs[i];
+  }
+  const int64_t m = lane / kPair % M, r = lane % kPair;
   const int64_t row = static_cast<int64_t>(pair) * args.pair_stride + r * args.pair_offset;
-  const bool used = m < M && row < args.w_rows;
+  const bool used = lane < kCount * M * kPair && pair >= 0 && row < args.w_rows;
   if (used && args.bias) sum += load_as(args.bias_dtype, args.bias, row);
   const float other = wave_shuffle_xor(sum, 1);
   if (!used || (args.gated && r > 0)) return;
@@ -112,107 +123,134 @@ struct WalkPlace {
 };
 
 template <class T, class View, int M>
-__global__ void __launch_bounds__((kMatvecThreads<T, M>), 1) matvec_kernel(MatvecArgs args) {
+__global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
   using X = LdsActivations<T, M>;
   using Raw = typename T::Raw;
-  constexpr int kAhead = kMatvecAhead<T>, kWaves = kMatvecThreads<T, M> / kWaveSize;
+  constexpr int kWaves = kMatvecThreads<T, View, M> / kWaveSize;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
   const int steps = args.cols / (16 * T::kGroups), chunks = (steps + kWaveSize - 1) / kWaveSize;
-  const int part = wave % args.parts, stride = static_cast<int>(gridDim.x) * (kWaves / args.parts);
+  const int parts = 1 << args.parts_log2, part = wave & (parts - 1), team = wave >> args.parts_log2;
+  const int stride = static_cast<int>(gridDim.x) * (kWaves >> args.parts_log2);
   // Neighbouring pairs go to different blocks: a last round that is not full then loads all alike.
-  WalkPlace at{wave / args.parts * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x),
-               part};
+  WalkPlace at{team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x), part};
   WalkPlace ahead = at;
 
   const auto next = [&](WalkPlace& place) {
-    place.chunk += args.parts;
+    place.chunk += parts;
     if (place.chunk >= chunks) place = {place.pair + stride, part};
   };
-  const auto load = [&](const WalkPlace& place, Raw(&raw)[kPair]) {
-    const int64_t first = static_cast<int64_t>(place.pair) * args.pair_stride;
+  const auto view_of = [&](int pair, int r) {
+    const int64_t row = static_cast<int64_t>(pair) * args.pair_stride + r * args.pair_offset;
+    // An odd last row is computed twice rather than branched around.
+    return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
+  };
+  Flight<T, View> flights[kAhead][kPair];
+  const auto load = [&](const WalkPlace& place, Flight<T, View>(&flight)[kPair]) {
     int s = place.chunk * kWaveSize + lane;
     if (s >= steps) s = steps - 1;  // not used
 #pragma unroll
     for (int r = 0; r < kPair; ++r) {
-      int64_t row = first + r * args.pair_offset;
-      if (row >= args.w_rows) row = args.w_rows - 1;  // not stored
-      raw[r] =
-          T::load(View(args.w, args.w_rows, args.row_bytes, row), s / kSteps<T>, s % kSteps<T>);
+      flight[r].load(view_of(place.pair, r), s / kSteps<T>, s % kSteps<T>);
     }
   };
 
-  Raw raw[kAhead][kPair];
 #pragma unroll
   for (int a = 0; a < kAhead; ++a) {
-    if (ahead.pair < args.pairs) load(ahead, raw[a]);
+    if (ahead.pair < args.pairs) load(ahead, flights[a]);
     next(ahead);
   }
-  const X x(reinterpret_cast<uint8_t*>(lds), args.cols);
-  auto* rest =
-      reinterpret_cast<uint32_t*>(reinterpret_cast<uint8_t*>(lds) + X::bytes_for(args.cols));
+  // LDS: tables, x, and what waves that share a pair tell each other.
+  auto* table_words = reinterpret_cast<uint32_t*>(lds);
+  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
+  const X x(rest, args.cols);
   x.fill(args.dtype, args.x, args.cols);
-  LdsTables<T>::fill(rest);
+  LdsTables<T>::fill(table_words);
   __syncthreads();
-  const LdsTables<T> tables(rest);
+  const LdsTables<T> tables(table_words);
 
   constexpr int kSums = M * kPair;
   float sums[kSums] = {};
   while (at.pair < args.pairs) {
+    float done[kAhead * kSums];
+    int pairs[kAhead];
+    bool any = false;
+    do {
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      if (kAhead > 1 && at.pair >= args.pairs) break;
-      const int s = at.chunk * kWaveSize + lane;
-      if (s < steps) add_step<T, M>(raw[a], s, x, tables, sums);
-      if (ahead.pair < args.pairs) load(ahead, raw[a]);
-      next(ahead);
-      const int pair = at.pair;
-      next(at);
-      if (at.pair == pair || args.parts > 1) continue;
-      store_pair<M>(args, pair, lane, wave_sums(sums, lane));
+      for (int a = 0; a < kAhead; ++a) {
+        const int pair = at.pair;
+        if (pair < args.pairs) {
+          const int s = at.chunk * kWaveSize + lane;
+          if (s < steps) {
+            Raw raw[kPair];
 #pragma unroll
-      for (float& sum : sums) sum = 0.0f;
-    }
+            for (int r = 0; r < kPair; ++r) {
+              raw[r] = flights[a][r].settle(s / kSteps<T>, s % kSteps<T>);
+            }
+            add_step<T, M>(raw, s, x, tables, sums);
+          }
+          if (ahead.pair < args.pairs) load(ahead, flights[a]);
+          next(ahead);
+          next(at);
+        }
+        const bool complete = at.pair != pair && parts == 1;
+        pairs[a] = complete ? pair : -1;
+        any = any || complete;
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+          done[a * kSums + i] = sums[i];
+          if (complete) sums[i] = 0.0f;
+        }
+      }
+    } while (!any && at.pair < args.pairs);
+    if (any) store_pairs<M>(args, pairs, lane, wave_sums(done, lane));
   }
-  if (args.parts == 1) return;
+  if (parts == 1) return;
 
   // Waves that share a pair: there is one round, and the first of them adds up.
-  auto* shares = reinterpret_cast<float (*)[kSums]>(rest + LdsTables<T>::kWords);
+  auto* shares = reinterpret_cast<float (*)[kSums]>(rest + X::bytes_for(args.cols));
   float sum = wave_sums(sums, lane);
   if (lane < kSums) shares[wave][lane] = sum;
   __syncthreads();
-  const int pair = wave / args.parts * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  const int pair = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
   if (part != 0 || pair >= args.pairs) return;
-  for (int p = 1; p < args.parts; ++p) sum += shares[wave + p][lane % kSums];
-  store_pair<M>(args, pair, lane, sum);
+  for (int p = 1; p < parts; ++p) sum += shares[wave + p][lane % kSums];
+  const int pairs[1] = {pair};
+  store_pairs<M>(args, pairs, lane, sum);
 }
 
 // LDS of a block.
 template <class T, int M>
 constexpr int64_t matvec_lds_bytes(int cols) {
-  constexpr int kMostWaves = kMatvecThreads<T, M> / 32;
+  constexpr int kMostWaves = 32;
   return LdsActivations<T, M>::bytes_for(cols) + 4 * LdsTables<T>::kWords +
          4 * kPair * M * kMostWaves;
 }
 
-template <class T, int M>
-void launch_matvec(MatvecArgs args, int layout, Stream stream) {
-  constexpr int kThreads = kMatvecThreads<T, M>;
-  const auto kernel =
-      layout == 0 ? matvec_kernel<T, FileView<T>, M> : matvec_kernel<T, PackedView<T>, M>;
+template <class T, class View, int M>
+void launch_view(MatvecArgs args, Stream stream) {
+  constexpr int kThreads = kMatvecThreads<T, View, M>;
   const int lanes = device_wave_size(), waves = kThreads / lanes;
   const int blocks = smaller(device_compute_units() * blocks_per_unit(kThreads), args.pairs);
   const int steps = args.cols / (16 * T::kGroups), chunks = (steps + lanes - 1) / lanes;
   // Few rows: as many waves to a pair as there are, where each has something to do.
-  args.parts = 1;
-  while (2 * args.parts <= waves && 2 * args.parts <= chunks &&
-         int64_t{2} * args.parts * args.pairs <= int64_t{blocks} * waves) {
-    args.parts *= 2;
+  args.parts_log2 = 0;
+  for (int parts = 2; waves % parts == 0 && parts <= chunks &&
+                      int64_t{parts} * args.pairs <= int64_t{blocks} * waves;
+       parts *= 2) {
+    ++args.parts_log2;
   }
+  const auto kernel = matvec_kernel<T, View, M>;
   const auto bytes = static_cast<int>(matvec_lds_bytes<T, M>(args.cols));
   allow_lds(kernel, bytes);
   kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, static_cast<gpuStream_t>(stream)>>>(
       args);
+}
+
+template <class T, int M>
+void launch_matvec(const MatvecArgs& args, int layout, Stream stream) {
+  layout == 0 ? launch_view<T, FileView<T>, M>(args, stream)
+              : launch_view<T, PackedView<T>, M>(args, stream);
 }
 
 template <class T>

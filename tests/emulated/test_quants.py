@@ -134,9 +134,11 @@ def test_rows_by_number(emulator: Emulator, arch: str, dtype: torch.dtype) -> No
 def rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
     """x [rows, cols] as the kernels round it: 32 neighbours share a scale."""
     blocks = x.float().unflatten(1, (-1, 32))
-    scales = blocks.abs().amax(-1, keepdim=True) / 127
-    codes = torch.where(scales > 0, blocks / scales, 0).round()
-    return (codes.double() * scales.double()).flatten(1)
+    largest = blocks.abs().amax(-1, keepdim=True)
+    most = torch.full_like(largest, 127)  # by a number, torch would multiply
+    inverse = torch.where(largest > 0, most / largest, 0)
+    codes = (blocks.double() * inverse.double()).round()
+    return (codes * (largest / most).double()).flatten(1)
 
 
 def matvec(

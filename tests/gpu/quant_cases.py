@@ -83,8 +83,9 @@ def activation_rounding(x: Tensor) -> Tensor:
     """x as codes of 8 bits with a scale for every 32 hold it, in float64."""
     blocks = x.float().unflatten(-1, (-1, 32))
     largest = blocks.abs().amax(-1, keepdim=True)
-    scale = largest / torch.full_like(largest, 127)
-    return ((blocks / scale).round().double() * scale.double()).flatten(-2)
+    most = torch.full_like(largest, 127)  # by a number, torch would multiply
+    codes = (blocks.double() * (most / largest).double()).round()
+    return (codes * (largest / most).double()).flatten(-2)
 
 
 @dataclass

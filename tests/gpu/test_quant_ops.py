@@ -70,8 +70,9 @@ def activation_rounding(x: torch.Tensor) -> torch.Tensor:
     """x as 8-bit codes of blocks of 32 hold it: the kernel's float32 arithmetic, step by step."""
     blocks = x.float().unflatten(-1, (-1, 32))
     largest = blocks.abs().amax(-1, keepdim=True)
-    scale = largest / torch.full_like(largest, 127)  # by a number, torch would multiply
-    return ((blocks / scale).round().double() * scale.double()).flatten(-2)
+    most = torch.full_like(largest, 127)  # by a number, torch would multiply
+    codes = (blocks.double() * (most / largest).double()).round()
+    return (codes * (largest / most).double()).flatten(-2)
 
 
 def assert_is_product(

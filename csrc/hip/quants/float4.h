@@ -19,7 +19,7 @@ struct MXFP4 : WholeBlock {
   static __device__ __forceinline__ Raw load(const View& view, int block, int) {
     Raw raw;
     read_words<kCodes>(view, block, 0, raw.codes);
-    raw.e = *view.template field<kScale>(block);
+    raw.e = read_u8<kScale>(view, block);
     return raw;
   }
   template <int G>

@@ -22,14 +22,16 @@ __device__ __forceinline__ void signed_levels(uint32_t levels, uint32_t signs, i
   codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
 }
 
-// Sign selectors of eight values from as many bits.
+// Sign selectors of eight values from the low eight bits.
 __device__ __forceinline__ uint32_t selectors_of_bits(uint32_t bits) {
-  // Four bits to every fourth bit (NVIDIA's order) or to every eighth (AMD's).
-  constexpr uint32_t kOnes = selector_shift(4) == 4 ? 0x01010101 : 0x00001111;
-  constexpr uint32_t kSpread = selector_shift(4) == 4 ? 0x00204081 : 0x00000249;
-  const uint32_t low = (bits & 15) * (4 * kSpread) & 4 * kOnes;
-  const uint32_t high = (bits >> 4 & 15) * (4 * kSpread) & 4 * kOnes;
-  return low | high << selector_shift(4);
+  if constexpr (selector_shift(4) == 4) {  // the first four to every eighth bit, then the others
+    const uint32_t low = (bits & 15) * (4 * 0x00204081) & 0x04040404;
+    return low | ((bits >> 4 & 15) * (64 * 0x00204081) & 0x40404040);
+  } else {  // to every fourth bit
+    const uint32_t fours = (bits & 255) * 0x1001 & 0x000f000f;
+    const uint32_t twos = fours * 0x41 & 0x03030303;
+    return twos * 0x24 & 0x44444444;
+  }
 }
 
 // Steps of all these types: 64 weights, groups 0 and 1 of the first 32.
@@ -62,12 +64,11 @@ struct IQ2_XXS : GridStep {
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t index = raw.parts[G / 2 * 2], signs = raw.parts[G / 2 * 2 + 1];
     Group group{{}, half_bits(raw.d) * (0.5f + field_value(signs >> 28, 15)) * 0.25f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int n = 2 * (G & 1) + i;
-      signed_levels(tables.grid(index >> (8 * n) & 255), tables.signs(signs >> (7 * n) & 127),
+    for_each_group<2>([&](auto i) {
+      constexpr int n = 2 * (G & 1) + i;
+      signed_levels(tables.template grid<8 * n>(index), tables.template signs<7 * n>(signs),
                     group.codes + 2 * i);
-    }
+    });
     return group;
   }
 };
@@ -94,11 +95,10 @@ struct IQ2_XS : GridStep {
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const float number = field_value(raw.scales >> (4 * G), 15);
     Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t code = raw.codes[G] >> (16 * i);
-      signed_levels(tables.grid(code & 511), tables.signs(code >> 9 & 127), group.codes + 2 * i);
-    }
+    for_each_group<2>([&](auto i) {
+      signed_levels(tables.template grid<16 * i>(raw.codes[G]),
+                    tables.template signs<16 * i + 9>(raw.codes[G]), group.codes + 2 * i);
+    });
     return group;
   }
 };
@@ -129,14 +129,12 @@ struct IQ2_S : GridStep {
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const float number = field_value(raw.scales >> (4 * G), 15);
     Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int n = 2 * G + i;
-      const uint32_t high = static_cast<uint32_t>(raw.high) << 8 >> (2 * n) & 0x300;
-      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | high;
+    for_each_group<2>([&](auto i) {
+      constexpr int n = 2 * G + i;
       const uint32_t signs = selectors_of_bits(raw.signs[n / 4] >> (8 * (n % 4)));
-      signed_levels(tables.grid(index), signs, group.codes + 2 * i);
-    }
+      signed_levels(tables.template grid<8 * (n % 4), 2 * n>(raw.codes[n / 4], raw.high), signs,
+                    group.codes + 2 * i);
+    });
     return group;
   }
 };
@@ -163,19 +161,17 @@ struct IQ3_XXS : GridStep {
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t packed = raw.signs[G / 2];
     Group group{{}, half_bits(raw.d) * (0.5f + field_value(packed >> 28, 15)) * 0.5f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      uint32_t negative[2];
-      select_8_bytes(0, 0xffffffff, tables.signs(packed >> (7 * (2 * (G & 1) + i)) & 127),
-                     negative);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const uint32_t magnitudes = tables.grid(raw.codes[G] >> (8 * (2 * i + j)) & 255);
-        // No byte overflows, since none is 0.
-        group.codes[2 * i + j] =
-            static_cast<int>((magnitudes ^ negative[j]) + (negative[j] & 0x01010101));
-      }
-    }
+    uint32_t negative[2][2];
+    for_each_group<2>([&](auto i) {
+      select_8_bytes(0, 0xffffffff, tables.template signs<7 * (2 * (G & 1) + i)>(packed),
+                     negative[i]);
+    });
+    for_each_group<4>([&](auto i) {
+      const uint32_t ones = negative[i / 2][i % 2];
+      // No byte overflows, since none is 0.
+      group.codes[i] = static_cast<int>((tables.template grid<8 * i>(raw.codes[G]) ^ ones) +
+                                        (ones & 0x01010101));
+    });
     return group;
   }
 };
@@ -198,7 +194,7 @@ struct IQ3_S : GridStep {
     read_words<kCodes>(view, block, 16 * step, raw.codes);
     read_words<kSigns>(view, block, 8 * step, raw.signs);
     raw.high = read_u16<kHigh>(view, block, 2 * step);
-    raw.scales = view.template field<kScales>(block)[step];
+    raw.scales = read_u8<kScales>(view, block, step);
     raw.d = read_u16<kScale>(view, block);
     return raw;
   }
@@ -206,14 +202,12 @@ struct IQ3_S : GridStep {
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t number = raw.scales >> (G / 2 * 4);
     Group group{{}, half_bits(raw.d) * (1.0f + 2.0f * field_value(number, 15)), 0.0f};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t high = static_cast<uint32_t>(raw.high) << 8 >> (4 * G + i) & 0x100;
-      const uint32_t index = (raw.codes[G] >> (8 * i) & 255) | high;
+    for_each_group<4>([&](auto i) {
       const int negative = bits_to_bytes(raw.signs[G / 2] >> (16 * (G & 1) + 4 * i));
       // The magnitudes are odd, so that only their lowest bit stays as it is.
-      group.codes[i] = static_cast<int>(tables.grid(index)) ^ negative * 0xfe;
-    }
+      group.codes[i] = static_cast<int>(
+          tables.template grid<8 * i, 4 * G + i>(raw.codes[G], raw.high) ^ negative * 0xfeu);
+    });
     return group;
   }
 };
@@ -253,13 +247,12 @@ struct IQ1_S : GridStep {
     const uint32_t high = raw.high[0] >> (G / 2 * 16);
     const float number = 2.0f * field_value(high >> 12, 7) + 1.0f;
     Group group{{}, half_bits(raw.d) * number * 0.125f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int n = 2 * (G & 1) + i;
-      const uint32_t top = n < 3 ? high << (8 - 3 * n) : high >> (3 * n - 8);
-      const uint32_t index = (raw.codes[G / 2] >> (8 * n) & 255) | (top & 0x700);
-      shifted_levels(tables.grid(index), high >> 15 & 1, group.codes + 2 * i);
-    }
+    for_each_group<2>([&](auto i) {
+      constexpr int n = 2 * (G & 1) + i;
+      const uint32_t levels =
+          tables.template grid<8 * n, G / 2 * 16 + 3 * n>(raw.codes[G / 2], raw.high[0]);
+      shifted_levels(levels, high >> 15 & 1, group.codes + 2 * i);
+    });
     return group;
   }
 };
@@ -291,14 +284,12 @@ struct IQ1_M : GridStep {
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
     const float number = 2.0f * field_value(scales >> (3 * G), 7) + 1.0f;
     Group group{{}, d * number * 0.125f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int n = 2 * G + i;
-      const uint32_t bits = raw.high[0] >> (4 * n);
-      const uint32_t top = n < 2 ? raw.high[0] << (8 - 4 * n) : raw.high[0] >> (4 * n - 8);
-      const uint32_t index = (raw.codes[n / 4] >> (8 * (n % 4)) & 255) | (top & 0x700);
-      shifted_levels(tables.grid(index), bits >> 3 & 1, group.codes + 2 * i);
-    }
+    for_each_group<2>([&](auto i) {
+      constexpr int n = 2 * G + i;
+      const uint32_t levels =
+          tables.template grid<8 * (n % 4), 4 * n>(raw.codes[n / 4], raw.high[0]);
+      shifted_levels(levels, raw.high[0] >> (4 * n + 3) & 1, group.codes + 2 * i);
+    });
     return group;
   }
 };

@@ -35,13 +35,4 @@ bool with_type_of(TypeList<Types...>, int qtype, Body body) {
 template <class T>
 constexpr int kSteps = T::kBlock / (16 * T::kGroups);  // of a block
 
-// Runs body(integral constant) for 0 to N - 1, unrolled.
-template <int N, typename Body, int I = 0>
-__device__ __forceinline__ void for_each_group(Body body) {
-  if constexpr (I < N) {
-    body(std::integral_constant<int, I>{});
-    for_each_group<N, Body, I + 1>(body);
-  }
-}
-
 }  // namespace rocmforge::gpu

@@ -47,31 +47,88 @@ constexpr Words<128> sign_selectors() {
 
 static __device__ constexpr Words<128> kSignSelectors = sign_selectors();
 
-// The tables where they are.
+// The tables where they are. grid<kFrom>(word) is the row whose number stands in word from bit
+// kFrom on; grid<kLow, kHigh>(low, high) has 8 bits of the number in one word and the others in a
+// second.
 template <class T>
 struct MemoryTables {
-  __device__ __forceinline__ uint32_t grid(uint32_t i) const { return T::grid_entry(i); }
-  __device__ __forceinline__ uint32_t signs(uint32_t i) const { return kSignSelectors.words[i]; }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t grid(uint32_t word) const {
+    return T::grid_entry(word >> kFrom & (T::kGridEntries - 1));
+  }
+  template <int kLow, int kHigh>
+  __device__ __forceinline__ uint32_t grid(uint32_t low, uint32_t high) const {
+    return T::grid_entry((low >> kLow & 255) | ((high >> kHigh << 8) & (T::kGridEntries - 256)));
+  }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t signs(uint32_t word) const {
+    return kSignSelectors.words[word >> kFrom & 127];
+  }
 };
 
+constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
+
+// Bits [kFrom, ...) of a word moved to bit kTo.
+template <int kFrom, int kTo>
+__device__ __forceinline__ uint32_t moved(uint32_t word) {
+  if constexpr (kFrom >= kTo) {
+    return word >> (kFrom - kTo);
+  } else {
+    return word << (kTo - kFrom);
+  }
+}
+
 // Copies in LDS, each in banks of its own: word i of copy c stands at i * copies + c. A lane reads
-// the copy of its number.
+// the copy of its number, which `lane_bytes` points to; addresses are put together by masks.
 template <int kEntries>
 struct SharedTable {
   static constexpr int copies(int n) {
     return n < 32 && 2 * n * kEntries * 4 <= kTableCopiesBytes ? copies(2 * n) : n;
   }
   static constexpr int kCopies = copies(1), kWords = kEntries * kCopies;
-  const uint32_t* copy;  // of this lane
+  static constexpr int kShift = log2_of(4 * kCopies);  // from a row's number to its bytes
+  const uint8_t* words;
+  uint32_t lane_bytes;
 
   __device__ __forceinline__ explicit SharedTable(const uint32_t* words)
-      : copy(words + threadIdx.x % kCopies) {}
-  __device__ __forceinline__ uint32_t operator[](uint32_t i) const { return copy[i * kCopies]; }
+      : words(reinterpret_cast<const uint8_t*>(words)), lane_bytes(threadIdx.x % kCopies * 4) {}
+  __device__ __forceinline__ uint32_t at(uint32_t bytes) const {
+    return *reinterpret_cast<const uint32_t*>(words + bytes);
+  }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t row(uint32_t word) const {
+    return at((moved<kFrom, kShift>(word) & ((kEntries - 1) << kShift)) | lane_bytes);
+  }
+  template <int kLow, int kHigh>
+  __device__ __forceinline__ uint32_t row(uint32_t low, uint32_t high) const {
+    const uint32_t part = (moved<kLow, kShift>(low) & (255 << kShift)) | lane_bytes;
+    return at((moved<kHigh, kShift + 8>(high) & ((kEntries - 256) << kShift)) | part);
+  }
 
+  // Four words a thread: of one row and four copies, or of four rows.
   template <typename Entry>
   static __device__ __forceinline__ void fill(uint32_t* words, Entry entry) {
-    for (int i = threadIdx.x; i < kWords; i += blockDim.x) words[i] = entry(i / kCopies);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kWords / 4; i += blockDim.x) {
+      uint4 four;
+      if constexpr (kCopies >= 4) {
+        const uint32_t word = entry(i / (kCopies / 4));
+        four = {word, word, word, word};
+      } else {
+        static_assert(kCopies == 1);
+        four = {entry(4 * i), entry(4 * i + 1), entry(4 * i + 2), entry(4 * i + 3)};
+      }
+      reinterpret_cast<uint4*>(words)[i] = four;
+    }
   }
+};
+
+template <>
+struct SharedTable<0> {
+  static constexpr int kWords = 0;
+  __device__ __forceinline__ explicit SharedTable(const uint32_t*) {}
+  template <typename Entry>
+  static __device__ __forceinline__ void fill(uint32_t*, Entry) {}
 };
 
 template <class T>
@@ -84,8 +141,18 @@ struct SharedTables {
 
   __device__ __forceinline__ explicit SharedTables(const uint32_t* words)
       : grids(words), sign_rows(words + Grid::kWords) {}
-  __device__ __forceinline__ uint32_t grid(uint32_t i) const { return grids[i]; }
-  __device__ __forceinline__ uint32_t signs(uint32_t i) const { return sign_rows[i]; }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t grid(uint32_t word) const {
+    return grids.template row<kFrom>(word);
+  }
+  template <int kLow, int kHigh>
+  __device__ __forceinline__ uint32_t grid(uint32_t low, uint32_t high) const {
+    return grids.template row<kLow, kHigh>(low, high);
+  }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t signs(uint32_t word) const {
+    return sign_rows.template row<kFrom>(word);
+  }
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {

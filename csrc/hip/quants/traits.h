@@ -11,7 +11,8 @@
 //                           and one minimum
 //   kOffset, kMins          weight = scale * (code - kOffset), plus a minimum if kMins
 //   Raw                     the bytes of one step, in registers
-//   load(view, block, step) reads them; nothing is computed, so that many loads can be under way
+//   load(view, block, step) reads them by read_words, read_u16 and read_u8 alone; quants/flight.h
+//                           says how that is split into issuing loads and using them
 //   decode<G>(raw, step)    group G: 16 codes as signed bytes, their scale, their minimum. Types
 //   with
 //                           look-up tables (quants/tables.h) take them as a third argument, from
@@ -21,9 +22,20 @@
 // add_rn(mul_rn(scale, code - kOffset), min) is its value to the bit.
 #pragma once
 
+#include <type_traits>
+
 #include "hip/compat.h"
 
 namespace rocmforge::gpu {
+
+// Runs body(integral constant) for 0 to N - 1, unrolled.
+template <int N, typename Body, int I = 0>
+__device__ __forceinline__ void for_each_group(Body body) {
+  if constexpr (I < N) {
+    body(std::integral_constant<int, I>{});
+    for_each_group<N, Body, I + 1>(body);
+  }
+}
 
 struct Field {
   int offset;
@@ -62,42 +74,61 @@ __device__ __forceinline__ void load_words(const uint8_t* from, uint32_t (&words
   }
 }
 
-// The same from any address, by reads of aligned words. kAlign is 1 or 2; kHead says that the field
-// is the first of its block. Of an even address nothing outside the block is read; of an odd one
-// the first word may begin up to 3 bytes before the matrix.
-template <int Words, int kAlign, bool kHead>
-__device__ __forceinline__ void load_unaligned(const uint8_t* from, uint32_t (&words)[Words]) {
-  const auto past = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(from)) & 3u;
-  if constexpr (kHead) {
-    static_assert(kAlign == 2);
-    // Words from the first aligned address on, and the two bytes before it.
-    const auto* aligned = reinterpret_cast<const uint32_t*>(from + past);
-    uint32_t before = static_cast<uint32_t>(*reinterpret_cast<const uint16_t*>(from)) << 16;
-    const uint32_t selector = past ? byte_selector(2) : byte_selector(4);
-#pragma unroll
-    for (int i = 0; i < Words; ++i) {
-      const uint32_t word = aligned[i];
-      words[i] = select_bytes(before, word, selector);
-      before = word;
-    }
-  } else {
-    // Words from the last aligned address on, and the bytes that these leave out.
-    const auto* aligned = reinterpret_cast<const uint32_t*>(from - past);
-    const uint8_t* end = from + 4 * Words;
-    const uint32_t selector = byte_selector(0) + past * (byte_selector(1) - byte_selector(0));
-    uint32_t loaded[Words + 1];
-#pragma unroll
-    for (int i = 0; i < Words; ++i) loaded[i] = aligned[i];
-    if constexpr (kAlign == 2) {
-      loaded[Words] = reinterpret_cast<const uint16_t*>(end)[-1];
-    } else {
-      const uint32_t last = end[-3] | end[-2] << 8 | static_cast<uint32_t>(end[-1]) << 16;
-      loaded[Words] = last >> (8 * (3 - past));
-    }
-#pragma unroll
-    for (int i = 0; i < Words; ++i) words[i] = select_bytes(loaded[i], loaded[i + 1], selector);
-  }
+__device__ __forceinline__ uint32_t low_bits(const uint8_t* address) {
+  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address));
 }
+
+// Words of a field that may start anywhere, read as aligned words and put together afterwards: the
+// first part issues loads, the second waits for them. kAlign is 1 or 2, what the address is a
+// multiple of. kHead says that the field is the first of its block. Of an even address nothing
+// outside the block is read; of an odd one the first word may begin up to 3 bytes before the
+// matrix.
+template <int Words, int kAlign, bool kHead>
+struct UnalignedWords {
+  static constexpr int kParts = Words + (kAlign == 2 ? 1 : 2);
+
+  static __device__ __forceinline__ void load(const uint8_t* from, uint32_t* parts) {
+    // From the first aligned address on, and the two bytes before it; or from the last one on, and
+    // the bytes that the words leave out.
+    const uint32_t past = low_bits(from) & 3;
+    const auto* aligned = reinterpret_cast<const uint32_t*>(kHead ? from + past : from - past);
+#pragma unroll
+    for (int i = 0; i < Words; ++i) parts[i] = aligned[i];
+    const uint8_t* end = from + 4 * Words;
+    if constexpr (kHead) {
+      static_assert(kAlign == 2);
+      parts[Words] = *reinterpret_cast<const uint16_t*>(from);
+    } else if constexpr (kAlign == 2) {
+      parts[Words] = reinterpret_cast<const uint16_t*>(end)[-1];
+    } else {
+      parts[Words] = *reinterpret_cast<const uint16_t*>(end - 2 - (past & 1));
+      parts[Words + 1] = end[-1];
+    }
+  }
+
+  // `address`: its low bits.
+  static __device__ __forceinline__ void join(uint32_t address, const uint32_t* parts,
+                                              uint32_t (&words)[Words]) {
+    const uint32_t past = address & 3;
+    if constexpr (kHead) {
+      const uint32_t selector = past ? byte_selector(2) : byte_selector(4);
+#pragma unroll
+      for (int i = 0; i < Words; ++i) {
+        words[i] = select_bytes(i > 0 ? parts[i - 1] : parts[Words] << 16, parts[i], selector);
+      }
+    } else {
+      const uint32_t selector = byte_selector(0) + past * (byte_selector(1) - byte_selector(0));
+      uint32_t last = parts[Words];
+      if constexpr (kAlign == 1) {
+        last = past == 1 ? parts[Words + 1] : last | parts[Words + 1] << 16;
+      }
+#pragma unroll
+      for (int i = 0; i < Words; ++i) {
+        words[i] = select_bytes(parts[i], i + 1 < Words ? parts[i + 1] : last, selector);
+      }
+    }
+  }
+};
 
 // Blocks as the file has them. Rows start at a multiple of the largest power of two that divides a
 // block's bytes, up to 16.
@@ -154,27 +185,34 @@ struct PackedView {
   }
 };
 
+template <class View, int F, int Words>
+constexpr int kReadAlign = smaller(View::template align<F>(), largest_power_of_two(4 * Words | 16));
+
 // Reads Words words at byte `at` of field F.
 template <int F, int Words, class View>
 __device__ __forceinline__ void read_words(const View& view, int block, int at,
                                            uint32_t (&words)[Words]) {
-  constexpr int align = smaller(View::template align<F>(), largest_power_of_two(4 * Words | 16));
+  constexpr int kAlign = kReadAlign<View, F, Words>;
   const uint8_t* from = view.template field<F>(block) + at;
-  if constexpr (align < 4) {
-    load_unaligned<Words, align, View::template head<F>()>(from, words);
+  if constexpr (kAlign < 4) {
+    using Unaligned = UnalignedWords<Words, kAlign, View::template head<F>()>;
+    uint32_t parts[Unaligned::kParts];
+    Unaligned::load(from, parts);
+    Unaligned::join(low_bits(from), parts, words);
   } else {
-    load_words<Words, align>(from, words);
+    load_words<Words, kAlign>(from, words);
   }
 }
 
 template <int F, class View>
 __device__ __forceinline__ uint16_t read_u16(const View& view, int block, int at = 0) {
-  const uint8_t* from = view.template field<F>(block) + at;
-  if constexpr (View::template align<F>() % 2 == 0) {
-    return *reinterpret_cast<const uint16_t*>(from);
-  } else {
-    return static_cast<uint16_t>(from[0] | from[1] << 8);
-  }
+  static_assert(View::template align<F>() % 2 == 0);
+  return *reinterpret_cast<const uint16_t*>(view.template field<F>(block) + at);
+}
+
+template <int F, class View>
+__device__ __forceinline__ uint8_t read_u8(const View& view, int block, int at = 0) {
+  return view.template field<F>(block)[at];
 }
 
 __device__ __forceinline__ float half_bits(uint16_t bits) {
