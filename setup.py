@@ -179,8 +179,10 @@ def torch_flags(torch: Torch) -> tuple[list[str], list[str]]:
     ]
     # --no-as-needed: the names must stand in DT_NEEDED, so that the loader binds the library
     # to the libtorch that is already in the process.
+    # libstdc++ before them: libc10 exports pieces of another one, which streams crash with.
     link_flags = [
         "-Wl,--no-as-needed",
+        "-lstdc++",
         f"-L{torch.root / 'lib'}",
         "-ltorch",
         "-ltorch_cpu",
