@@ -38,7 +38,11 @@ def dequantize(qweight: Tensor, qtype: int, dtype: torch.dtype) -> Tensor:
 
 @define("quantize(Tensor x, int qtype) -> Tensor", reference.quantize, partial=True)
 def quantize(x: Tensor, qtype: int) -> Tensor:
-    """Values [..., K] -> blocks [..., row_bytes] uint8, K a multiple of the block size."""
+    """Values [..., K] -> blocks [..., row_bytes] uint8, K a multiple of the block size.
+
+    GPUs have kernels for Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q8_1; for the other types the reference
+    runs there, with one warning.
+    """
     op = "quantize"
     row = known_type(op, qtype)
     check(

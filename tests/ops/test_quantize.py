@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +249,20 @@ def test_types_without_a_quantizer_say_which_have_one(
         quantize(torch.zeros(256), named("IQ2_XS").id)
     with pytest.raises((ValueError, RuntimeError), match=r"last dimension.* multiple of .*256"):
         quantize(torch.zeros(255), named("Q4_K").id)
+
+
+def test_what_a_kernel_hands_on_is_computed_by_the_reference_with_one_warning() -> None:
+    x = torch.randn(2, 256)
+    hand_on = torch.ops.rocmforge_fallback.quantize
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("Q4_K", "Q8_0", "Q4_K"):
+            assert torch.equal(hand_on(x, named(name).id), quant_ops.quantize(x, named(name).id))
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == 1
+    assert "quantize has no cpu kernel for these arguments; its reference runs" in messages[0]
+    with pytest.raises(RuntimeError, match="rocmforge::quantize: IQ2_XS has no quantizer"):
+        hand_on(x, named("IQ2_XS").id)
 
 
 # benchmarks/quantize_error.py has all tensors, and llama.cpp's quantizer, which loses 0.0003.
