@@ -130,6 +130,10 @@ __device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&
   __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
 }
 
+// Whether e4m3_halves is there: two OCP e4m3 numbers as float16, in one instruction.
+constexpr bool kConvertsE4M3 = false;
+__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
+
 // 16 bytes to look up.
 struct ByteTable16 {
   uint32_t words[4];
@@ -145,6 +149,19 @@ __device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_
   const uint32_t choice = 0x03020100 | (index & 0x08080808) >> 1;
   return static_cast<int>(__builtin_amdgcn_perm(high, low, choice));
 }
+
+// 16 bytes on their way from global memory to LDS: fetch() starts, land() ends it; then a barrier.
+// Both addresses are 16-byte aligned and the same in both.
+struct LdsCopy {
+  uint32_t words[4];
+  __device__ __forceinline__ void fetch(const void* from, void*) {
+    const uint4 v = *static_cast<const uint4*>(from);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  }
+  __device__ __forceinline__ void land(void* to) const {
+    *static_cast<uint4*>(to) = {words[0], words[1], words[2], words[3]};
+  }
+};
 
 #else  // nvcc
 
@@ -250,6 +267,18 @@ __device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&
   }
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+constexpr bool kConvertsE4M3 = true;
+__device__ __forceinline__ uint32_t e4m3_halves(uint32_t bytes) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(bytes)));
+  return halves;
+}
+#else
+constexpr bool kConvertsE4M3 = false;
+__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
+#endif
+
 struct ByteTable16 {
   uint32_t words[4];
 };
@@ -267,5 +296,17 @@ __device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_
   }
   return static_cast<int>(__byte_perm(found[0], found[1], Half ? 0x7531 : 0x6420));
 }
+
+struct LdsCopy {
+  __device__ __forceinline__ void fetch(const void* from, void* to) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+                 "l"(__cvta_generic_to_global(from))
+                 : "memory");
+  }
+  __device__ __forceinline__ void land(void*) const {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+  }
+};
 
 #endif

@@ -80,7 +80,7 @@ constexpr int kMostColumnWaves = kChunk < 16   ? 8
                                                : 2;
 
 template <class T, class View, int kChunk>
-__global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs args) {
+__global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2) tile_kernel(TileArgs args) {
   constexpr int kThreads = kTileWaves * kWaveSize;
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
@@ -128,49 +128,50 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs ar
   __shared__ uint4 memory[(kSumBytes > kStageBytes ? kSumBytes : kStageBytes) / 16];
   __half* const staged = reinterpret_cast<__half*>(memory);
   const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
-  uint32_t pieces[kEach][4] = {};
+  LdsCopy pieces[kEach] = {};
   const auto each_piece = [&](auto body) {
 #pragma unroll
     for (int j = 0; j < kEach; ++j) {
       const int piece = j * kThreads + static_cast<int>(threadIdx.x), row = piece % kChunk;
-      const int half = piece / kChunk % 2, place = piece % kPieces / (2 * kChunk);
       if (piece < kPieces * column_waves && row < x_rows + 15) {
-        body(pieces[j], piece / kPieces, place, half, row);
+        body(pieces[j], piece / kPieces, piece % kPieces / (2 * kChunk), piece / kChunk % 2, row);
       }
     }
   };
-  const auto fetch = [&](int at, int first_phase) {
-    each_piece([&](uint32_t (&piece)[4], int of_part, int place, int half, int row) {
+  const auto place_of = [&](int buffer, int of_part, int place, int half, int row) {
+    const int at = (buffer * kParts + of_part) * kShare + place * kRegion;
+    return staged + at + 8 * half * kChunk + 8 * row;
+  };
+  const auto fetch = [&](int at, int first_phase, int buffer) {
+    each_piece([&](LdsCopy& piece, int of_part, int place, int half, int row) {
       const int phase = first_phase + place / kSlots, g = phase % T::kGroups;
       const int turn = at + of_part * kAhead + phase / T::kGroups;
       const int s = step_of(turn, place % kSlots);
       const int apart = T::template first<1>(0) - T::template first<0>(0);
       const int k = s / kSteps<T> * T::kBlock + T::template first<0>(s % kSteps<T>) + g * apart;
-      load_words<4, 16>(reinterpret_cast<const uint8_t*>(x + (k + 8 * half) * kChunk + 8 * row),
-                        piece);
+      piece.fetch(x + (k + 8 * half) * kChunk + 8 * row,
+                  place_of(buffer, of_part, place, half, row));
     });
   };
-  const auto stage = [&](int buffer) {
-    each_piece([&](const uint32_t (&piece)[4], int of_part, int place, int half, int row) {
-      const int to = (buffer * kParts + of_part) * kShare + place * kRegion;
-      *reinterpret_cast<uint4*>(staged + to + 8 * half * kChunk + 8 * row) = {piece[0], piece[1],
-                                                                              piece[2], piece[3]};
+  const auto land = [&](int buffer) {
+    each_piece([&](const LdsCopy& piece, int of_part, int place, int half, int row) {
+      piece.land(place_of(buffer, of_part, place, half, row));
     });
+    __syncthreads();
   };
 
   Acc sums[kTiles] = {};
 #pragma unroll
   for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
-  fetch(0, 0);
-  stage(0);
-  __syncthreads();
+  fetch(0, 0, 0);
+  land(0);
   int buffer = 0;
   for (int at = 0; at < turns; at += turns_apart) {
     for_each_group<kPhases>([&](auto phase) {
       constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
       if constexpr (phase % kStage == 0) {
         constexpr bool kWraps = phase + kStage >= kPhases;
-        fetch(kWraps ? at + turns_apart : at, kWraps ? 0 : phase + kStage);
+        fetch(kWraps ? at + turns_apart : at, kWraps ? 0 : phase + kStage, buffer ^ 1);
       }
       const int turn = at + part * kAhead + a;
       const bool inside = turn * kSlots + slot(lane) < steps;
@@ -196,8 +197,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize) tile_kernel(TileArgs ar
       }
       if constexpr ((phase + 1) % kStage == 0) {
         buffer ^= 1;
-        stage(buffer);
-        __syncthreads();
+        land(buffer);
       }
     });
   }
