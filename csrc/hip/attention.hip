@@ -77,11 +77,9 @@ int tile_rows(const AttentionCall& call) {
     case Method::kDecode:
       return kDecodeRows;
     case Method::kTile:
-      break;
+      return kTileRows;
   }
-  int rows = 0;
-  with_bucket(call, [&](auto bucket) { rows = 16 * tile_waves(decltype(bucket)::value); });
-  return rows;
+  return 1;
 }
 
 AttentionPlan plan_of(const AttentionCall& call) {
@@ -97,33 +95,46 @@ AttentionPlan plan_of(const AttentionCall& call) {
   return plan;
 }
 
-using Kernel = void (*)(const AttentionCall&, const AttentionPlan&, const Partials&, Stream);
+void decode(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
+            Stream stream) {
+  switch (call.k.type) {
+    case CacheType::kFloat32:
+      return;  // not for matrix units
+    case CacheType::kFloat16:
+      return attention_decode_f16(call, plan, partials, stream);
+    case CacheType::kBFloat16:
+      return attention_decode_bf16(call, plan, partials, stream);
+    case CacheType::kE4M3:
+      return attention_decode_e4m3(call, plan, partials, stream);
+    case CacheType::kE5M2:
+      return attention_decode_e5m2(call, plan, partials, stream);
+    case CacheType::kQ8_0:
+      return attention_decode_q8_0(call, plan, partials, stream);
+    case CacheType::kQ4_0:
+      return attention_decode_q4_0(call, plan, partials, stream);
+  }
+}
 
-// In the order of CacheType.
-constexpr Kernel kDecodeKernels[] = {
-    nullptr,
-    attention_decode_f16,
-    attention_decode_bf16,
-    attention_decode_e4m3,
-    attention_decode_e5m2,
-    attention_decode_q8_0,
-    attention_decode_q4_0,
-};
-
-Kernel kernel_of(const AttentionCall& call) {
+void tiles(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
+           Stream stream) {
   const CacheType k = call.k.type, v = call.v.type;
+  if (k == CacheType::kFloat16 && v == k) return attention_tile_f16(call, plan, partials, stream);
+  if (k == CacheType::kBFloat16 && v == k) return attention_tile_bf16(call, plan, partials, stream);
+  const bool wide = k == CacheType::kBFloat16 || v == CacheType::kBFloat16;
+  return wide ? attention_tile_any_bf16(call, plan, partials, stream)
+              : attention_tile_any_f16(call, plan, partials, stream);
+}
+
+void launch(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
+            Stream stream) {
   switch (method_of(call)) {
     case Method::kExact:
-      return attention_exact;
+      return attention_exact(call, plan, partials, stream);
     case Method::kDecode:
-      return kDecodeKernels[static_cast<int>(k)];
+      return decode(call, plan, partials, stream);
     case Method::kTile:
-      break;
+      return tiles(call, plan, partials, stream);
   }
-  if (k == CacheType::kFloat16 && v == k) return attention_tile_f16;
-  if (k == CacheType::kBFloat16 && v == k) return attention_tile_bf16;
-  const bool wide = k == CacheType::kBFloat16 || v == CacheType::kBFloat16;
-  return wide ? attention_tile_any_bf16 : attention_tile_any_f16;
 }
 
 int64_t partial_rows(const AttentionCall& call, const AttentionPlan& plan) {
@@ -148,7 +159,7 @@ Status attention(const AttentionCall* call, void* workspace, Stream stream) {
   if (call->batch * call->queries * call->heads * call->value_dim == 0) return nullptr;
   const AttentionPlan plan = plan_of(*call);
   const Partials partials = partials_in(workspace, *call, plan);
-  kernel_of (*call)(*call, plan, partials, stream);
+  launch(*call, plan, partials, stream);
   if (plan.splits > 1) {
     const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
     attention_merge_kernel<<<rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream)>>>(

@@ -1,49 +1,73 @@
 // Attention of few query rows: up to 16 of a key head at a time, so that every head of a group
-// shares one read of the cache. A wave takes a chunk of keys straight from memory to matrix units;
-// the waves of a block take every kDecodeWaves-th chunk and are merged at the end, in order.
+// shares one read of the cache.
+//
+// A block steps over kStepKeys keys. For the scores its waves share out the keys, 16 each, read
+// straight into matrix units; for the weighted sum they share out the dims of the values, which go
+// through LDS transposed, as the weights do. Little is kept in registers, so that many blocks are
+// under way on a compute unit, and their loads with them.
 #pragma once
 
 #include "hip/attention_matrix.h"
-#include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
 
 constexpr int kDecodeWaves = 4;
+constexpr int kStepKeys = 16 * kDecodeWaves;
 
-// Eight neighbouring values of a value head are one load of a lane; lanes beside each other cover
-// kPassDims of them, kPassTiles tiles whose other rows are dims 8 apart.
-constexpr int kLaneDims = 8, kDimGroups = 16 / kLaneQueries;
-constexpr int kPassDims = kLaneDims * kDimGroups, kPassTiles = kLaneDims / kLaneQueries;
+template <class Format, int kBucket>
+struct DecodeShape {
+  static constexpr int kThreads = kDecodeWaves * kWaveSize;
+  static constexpr int kSteps = kBucket / kMmaDepth;
+  static constexpr int kDepths = kStepKeys / kMmaDepth;
+  static constexpr int kWaveTiles = kBucket / 16 / kDecodeWaves;  // of 16 dims
+  static constexpr bool kLarge = kBucket > 128;
+  static constexpr bool kQueriesHeld = !kLarge || kSlots > 1;
+  // Rows of blocks are copied to LDS as they are: neighbouring lanes read neighbouring bytes of the
+  // cache, and its odd addresses are met in LDS only.
+  static constexpr bool kStaged = Format::kBlock > 1 && !kLarge;
+  static constexpr int kRowBytes = kBucket / Format::kBlock * Format::kBytes;
+  static constexpr int kRawBytes = kStaged ? 2 * kStepKeys * kRowBytes : 16;
+  // Values are held in registers while scores are computed.
+  static constexpr bool kAhead = !kStaged && !kLarge;
+  static constexpr int kStride = kStepKeys + 8;  // of weights and transposed values
+  static constexpr int kPairs = kStepKeys / 2 * (kBucket / 8) / kThreads;
+};
 
-__device__ __forceinline__ int pass_dim(int pass, int tile, int other) {
-  return pass * kPassDims + other % kDimGroups * kLaneDims + tile * kLaneQueries +
-         other / kDimGroups;
+// Copies a row of `bytes` to LDS in units of T; the block's threads share out kStepKeys rows.
+template <typename Unit, int kRowBytes, int kThreads, class RowOf>
+__device__ __forceinline__ void copy_rows(RowOf row_of, int bytes, uint8_t* to) {
+  const int units = bytes / static_cast<int>(sizeof(Unit));
+#pragma unroll 5
+  for (int i = threadIdx.x; i < kStepKeys * units; i += kThreads) {
+    const int key = i / units, at = i % units;
+    reinterpret_cast<Unit*>(to + key * kRowBytes)[at] =
+        reinterpret_cast<const Unit*>(row_of(key))[at];
+  }
 }
 
-// A lane's 16 keys of a pass, transposed: eight spans over keys, one a dim.
-template <typename T, class Format, class RowOf>
-__device__ __forceinline__ void value_spans(RowOf row_of, int dim, Span<T> (&spans)[kLaneDims]) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    uint32_t even[kLaneDims / 2], odd[kLaneDims / 2];
-    Format::template load_pairs<T, kLaneDims>(row_of(2 * i), dim, even);
-    Format::template load_pairs<T, kLaneDims>(row_of(2 * i + 1), dim, odd);
-#pragma unroll
-    for (int w = 0; w < kLaneDims / 2; ++w) {
-      spans[2 * w].words[i] = (even[w] & 0xffff) | odd[w] << 16;
-      spans[2 * w + 1].words[i] = even[w] >> 16 | (odd[w] & 0xffff0000u);
-    }
+template <int kRowBytes, int kThreads, class RowOf>
+__device__ __forceinline__ void stage_rows(RowOf row_of, const CacheView& view, int bytes,
+                                           uint8_t* to) {
+  const auto steps = static_cast<int>(reinterpret_cast<uintptr_t>(view.data) | view.block_stride |
+                                      view.position_stride | view.head_stride) |
+                     bytes | kRowBytes;
+  if (steps % 8 == 0) {
+    copy_rows<uint2, kRowBytes, kThreads>(row_of, bytes, to);
+  } else if (steps % 4 == 0) {
+    copy_rows<uint32_t, kRowBytes, kThreads>(row_of, bytes, to);
+  } else {
+    copy_rows<uint16_t, kRowBytes, kThreads>(row_of, bytes, to);
   }
 }
 
 template <typename T, class Format, int kBucket>
-__global__ void __launch_bounds__(kDecodeWaves* kWaveSize)
+__global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 2)
     attention_decode_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
-  constexpr int kSteps = kBucket / kMmaDepth;
-  constexpr int kPasses = (kBucket + kPassDims - 1) / kPassDims;
-  constexpr int kStride = kPasses * kPassDims + 4;
-  __shared__ float merged[kDecodeRows * kStride];
-  __shared__ float2 wave_stats[kDecodeWaves][kDecodeRows];
+  using Shape = DecodeShape<Format, kBucket>;
+  __shared__ __align__(16) T values[kBucket * Shape::kStride];  // [dim][key]
+  __shared__ __align__(16) T weights[kDecodeRows * Shape::kStride];
+  __shared__ __align__(16) uint8_t raw[Shape::kRawBytes];
+  __shared__ float largest_of[kDecodeWaves][kDecodeRows], sum_of[kDecodeWaves][kDecodeRows];
 
   const Work work = work_of(call, plan, blockIdx.x);
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;
@@ -55,13 +79,13 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize)
   const int length = sequence_length(call, work.batch);
   const int64_t first_query = first_row / group, last_query = (first_row + rows - 1) / group;
   KeyRange range = tile_keys(call, length, first_query, last_query);
-  range.begin -= range.begin % kChunkKeys;
-  range = split_keys(range, work.split, plan.splits, kChunkKeys);
+  range.begin -= range.begin % kStepKeys;
+  range = split_keys(range, work.split, plan.splits, kStepKeys);
   const KeyRange common = common_keys(call, length, first_query, last_query);
 
   const ScoreRule rule(call);
   Scoring scoring[kLaneQueries];
-  Softmax softmax;
+  float largest[kLaneQueries], sum[kLaneQueries];
   const uint16_t* queries[kLaneQueries];
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
@@ -69,111 +93,195 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize)
     const int own = lane_query(lane, i), passed = query_row(lane, i);
     const int64_t row = first_row + (own < rows ? own : rows - 1);
     scoring[i] = scoring_of(call, length, work.kv_head, row);
-    softmax.start(i, first_stats(call, work.kv_head, row, wave == 0 ? work.split : 1));
+    const float2 start = first_stats(call, work.kv_head, row, work.split);
+    largest[i] = start.x;
+    sum[i] = wave == 0 && lane_part(lane) == 0 ? start.y : 0.0f;
     const int64_t passed_row = first_row + (passed < rows ? passed : rows - 1);
     queries[i] = static_cast<const uint16_t*>(call.q) +
                  query_offset(call, work.batch, work.kv_head, passed_row);
   }
-  const auto key_row_of = [&](const CacheView& view, int key) {
+  const auto load_queries = [&](int step, Span<T>(&spans)[kLaneQueries]) {
+#pragma unroll
+    for (int i = 0; i < kLaneQueries; ++i) {
+      const int dim = step * kMmaDepth + 16 * slot(lane);
+      spans[i] = query_span<T>(call.dtype, queries[i], dim, head_dim, true);
+    }
+  };
+  Span<T> held[Shape::kQueriesHeld ? Shape::kSteps : 1][kLaneQueries];
+  if constexpr (Shape::kQueriesHeld) {
+#pragma unroll
+    for (int s = 0; s < Shape::kSteps; ++s) load_queries(s, held[s]);
+  }
+
+  // Where key `key` of the step that starts at `first` is read from. Past the end the last one is.
+  const auto cached = [&](const CacheView& view, int key) {
     return cache_row(call, view, work.batch, work.kv_head, key < range.end ? key : range.end - 1);
   };
+  const auto row_of = [&](const CacheView& view, int first, int key) -> const uint8_t* {
+    if constexpr (Shape::kStaged) {
+      return raw + ((&view == &call.v ? kStepKeys : 0) + key) * Shape::kRowBytes;
+    } else {
+      return cached(view, first + key);
+    }
+  };
 
-  Tile out[kPasses][kPassTiles] = {};
-  for (int first = range.begin + wave * kChunkKeys; first < range.end;
-       first += kDecodeWaves * kChunkKeys) {
-    Tile scores[kSlots] = {};
+  // Pair i of a thread: eight values of two neighbouring keys.
+  const auto place_pair = [&](int i, int* key, int* dim) {
+    const int index = threadIdx.x + i * Shape::kThreads;
+    *key = index / 2 % (kStepKeys / 2) * 2;
+    *dim = (index % 2 + index / kStepKeys * 2) * 8;
+  };
+  const auto load_pair = [&](int first, int i, uint32_t (&even)[4], uint32_t (&odd)[4]) {
+    int key, dim;
+    place_pair(i, &key, &dim);
+    dim = dim < dims ? dim : dims - 8;
+    Format::template load_pairs<T, 8>(row_of(call.v, first, key), dim, even);
+    Format::template load_pairs<T, 8>(row_of(call.v, first, key + 1), dim, odd);
+  };
+  const auto store_pair = [&](int i, const uint32_t (&even)[4], const uint32_t (&odd)[4]) {
+    int key, dim;
+    place_pair(i, &key, &dim);
 #pragma unroll
-    for (int t = 0; t < kSlots; ++t) {
-      const uint8_t* key_rows[kLaneQueries];
+    for (int w = 0; w < 4; ++w) {
+      T* to = values + (dim + 2 * w) * Shape::kStride + key;
+      *reinterpret_cast<uint32_t*>(to) = (even[w] & 0xffff) | odd[w] << 16;
+      *reinterpret_cast<uint32_t*>(to + Shape::kStride) = even[w] >> 16 | (odd[w] & 0xffff0000u);
+    }
+  };
+
+  Tile out[Shape::kWaveTiles] = {};
+  for (int first = range.begin; first < range.end; first += kStepKeys) {
+    if constexpr (Shape::kStaged) {
+      const auto bytes = [&](int values) { return values / Format::kBlock * Format::kBytes; };
+      stage_rows<Shape::kRowBytes, Shape::kThreads>(
+          [&](int key) { return cached(call.k, first + key); }, call.k, bytes(head_dim), raw);
+      stage_rows<Shape::kRowBytes, Shape::kThreads>(
+          [&](int key) { return cached(call.v, first + key); }, call.v, bytes(dims),
+          raw + kStepKeys * Shape::kRowBytes);
+      __syncthreads();
+    }
+    uint32_t even[Shape::kAhead ? Shape::kPairs : 1][4], odd[Shape::kAhead ? Shape::kPairs : 1][4];
+    if constexpr (Shape::kAhead) {
+#pragma unroll
+      for (int i = 0; i < Shape::kPairs; ++i) load_pair(first, i, even[i], odd[i]);
+    }
+
+    Tile scores = {};
+    const uint8_t* key_rows[kLaneQueries];
+#pragma unroll
+    for (int j = 0; j < kLaneQueries; ++j) {
+      key_rows[j] = row_of(call.k, first, 16 * wave + other_row(lane, j));
+    }
+#pragma unroll
+    for (int s = 0; s < Shape::kSteps; ++s) {
+      const int dim = s * kMmaDepth + 16 * slot(lane);
+      // Past the head's end its last values are read again, against queries of zero.
+      const int key_dim = dim + 16 <= head_dim ? dim : head_dim - 16;
+      if constexpr (!Shape::kQueriesHeld) load_queries(s, held[0]);
+      Span<T> k[kLaneQueries];
 #pragma unroll
       for (int j = 0; j < kLaneQueries; ++j) {
-        key_rows[j] = key_row_of(call.k, first + row_key(lane, t, j));
+        Format::template load_pairs<T, 16>(key_rows[j], key_dim, k[j].words);
       }
+      multiply_add(scores, held[Shape::kQueriesHeld ? s : 0], k);
+    }
+
+    const bool whole = first >= common.begin && first + kStepKeys <= common.end;
 #pragma unroll
-      for (int s = 0; s < kSteps; ++s) {
-        const int dim = s * kMmaDepth + 16 * slot(lane);
-        // Past the head's end its last values are read again, against queries of zero.
-        const int key_dim = dim + 16 <= head_dim ? dim : head_dim - 16;
-        Span<T> q[kLaneQueries], k[kLaneQueries];
+    for (int e = 0; e < kAccElements; ++e) {
+      const int key = first + 16 * wave + element_other(lane, e);
+      scores.values[e] = rule.score(scores.values[e], scoring[element_query(e)], key, whole);
+    }
 #pragma unroll
-        for (int j = 0; j < kLaneQueries; ++j) {
-          Format::template load_pairs<T, 16>(key_rows[j], key_dim, k[j].words);
-          q[j] = query_span<T>(call.dtype, queries[j], dim, head_dim, true);
-        }
-        multiply_add(scores[t], q, k);
+    for (int i = 0; i < kLaneQueries; ++i) {
+      float top = kNoScore;
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) {
+        if (element_query(e) == i) top = fmaxf(top, scores.values[e]);
+      }
+      top = over_parts(top, [](float a, float b) { return fmaxf(a, b); });
+      if (lane_part(lane) == 0) largest_of[wave][lane_query(lane, i)] = top;
+    }
+    __syncthreads();  // the last step's weights and values have been read
+    if constexpr (Shape::kAhead) {
+#pragma unroll
+      for (int i = 0; i < Shape::kPairs; ++i) store_pair(i, even[i], odd[i]);
+    } else {
+#pragma unroll 2
+      for (int i = 0; i < Shape::kPairs; ++i) {
+        load_pair(first, i, even[0], odd[0]);
+        store_pair(i, even[0], odd[0]);
       }
     }
-    float factors[kLaneQueries];
-    Span<T> weights[kLaneQueries];
-    const bool whole = first >= common.begin && first + kChunkKeys <= common.end;
-    softmax_chunk(rule, scoring, first, whole, scores, softmax, factors, weights);
+    float factors[kLaneQueries], against[kLaneQueries];
 #pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int dim = pass * kPassDims + other_row(lane, 0) % kDimGroups * kLaneDims;
-      Span<T> spans[kLaneDims];
-      value_spans<T, Format>([&](int i) { return key_row_of(call.v, first + 16 * slot(lane) + i); },
-                             dim + kLaneDims <= dims ? dim : dims - kLaneDims, spans);
+    for (int i = 0; i < kLaneQueries; ++i) {
+      float top = largest[i];
 #pragma unroll
-      for (int u = 0; u < kPassTiles; ++u) {
-        Tile& tile = out[pass][u];
+      for (int w = 0; w < kDecodeWaves; ++w) top = fmaxf(top, largest_of[w][lane_query(lane, i)]);
+      against[i] = top == kNoScore ? 0.0f : top;
+      factors[i] = exp2_of(largest[i] - against[i]);
+      largest[i] = top;
+      sum[i] *= factors[i];
+    }
 #pragma unroll
-        for (int e = 0; e < kAccElements; ++e) tile.values[e] *= factors[element_query(e)];
+    for (int e = 0; e < kAccElements; ++e) {
+      const int i = element_query(e);
+      const float weight = exp2_of(scores.values[e] - against[i]);
+      sum[i] += weight;
+      weights[lane_query(lane, i) * Shape::kStride + 16 * wave + element_other(lane, e)] =
+          from_float<T>(weight);
+    }
+    __syncthreads();
+
+#pragma unroll
+    for (int u = 0; u < Shape::kWaveTiles; ++u) {
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) out[u].values[e] *= factors[element_query(e)];
+    }
+#pragma unroll
+    for (int d = 0; d < Shape::kDepths; ++d) {
+      const int key = d * kMmaDepth + 16 * slot(lane);
+      Span<T> w[kLaneQueries];
+#pragma unroll
+      for (int i = 0; i < kLaneQueries; ++i) {
+        w[i] = load_span(weights + query_row(lane, i) * Shape::kStride + key);
+      }
+#pragma unroll
+      for (int u = 0; u < Shape::kWaveTiles; ++u) {
         Span<T> v[kLaneQueries];
 #pragma unroll
-        for (int j = 0; j < kLaneQueries; ++j) v[j] = spans[u * kLaneQueries + j];
-        multiply_add(tile, weights, v);
+        for (int j = 0; j < kLaneQueries; ++j) {
+          const int dim = 16 * (wave * Shape::kWaveTiles + u) + other_row(lane, j);
+          v[j] = load_span(values + dim * Shape::kStride + key);
+        }
+        multiply_add(out[u], w, v);
       }
     }
   }
 
-  softmax.finish();
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
-    if (lane_part(lane) == 0) {
-      wave_stats[wave][lane_query(lane, i)] = make_float2(softmax.largest[i], softmax.sum[i]);
-    }
+    sum[i] = over_parts(sum[i], [](float a, float b) { return a + b; });
+    if (lane_part(lane) == 0) sum_of[wave][lane_query(lane, i)] = sum[i];
   }
   __syncthreads();
-  const auto block_largest = [&](int row) {
-    float largest = kNoScore;
-#pragma unroll
-    for (int w = 0; w < kDecodeWaves; ++w) largest = fmaxf(largest, wave_stats[w][row].x);
-    return largest;
-  };
-  float factors[kLaneQueries];
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
-    factors[i] = rescale(softmax.largest[i], block_largest(lane_query(lane, i)));
-  }
-  for (int turn = 0; turn < kDecodeWaves; ++turn) {
-    if (wave == turn) {
+    const int row = lane_query(lane, i);
+    float total = 0.0f;
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
+    for (int w = 0; w < kDecodeWaves; ++w) total += sum_of[w][row];
 #pragma unroll
-        for (int u = 0; u < kPassTiles; ++u) {
+    for (int u = 0; u < Shape::kWaveTiles; ++u) {
 #pragma unroll
-          for (int e = 0; e < kAccElements; ++e) {
-            const int i = element_query(e);
-            float* to =
-                merged + lane_query(lane, i) * kStride + pass_dim(pass, u, element_other(lane, e));
-            const float value = out[pass][u].values[e] * factors[i];
-            *to = turn == 0 ? value : *to + value;
-          }
-        }
+      for (int e = 0; e < kAccElements; ++e) {
+        const int dim = 16 * (wave * Shape::kWaveTiles + u) + element_other(lane, e);
+        if (element_query(e) != i || row >= rows || dim >= dims) continue;
+        write_result(call, plan, partials, work, first_row + row, dim, out[u].values[e],
+                     make_float2(largest[i], total));
       }
     }
-    __syncthreads();
-  }
-  for (int i = threadIdx.x; i < rows * dims; i += kDecodeWaves * kWaveSize) {
-    const int row = i / dims, dim = i % dims;
-    const float largest = block_largest(row);
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kDecodeWaves; ++w) {
-      sum += wave_stats[w][row].y * rescale(wave_stats[w][row].x, largest);
-    }
-    write_result(call, plan, partials, work, first_row + row, dim, merged[row * kStride + dim],
-                 make_float2(largest, sum));
   }
 }
 

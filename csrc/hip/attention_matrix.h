@@ -153,6 +153,10 @@ struct Softmax {
   }
 };
 
+__device__ __forceinline__ float tanh_of(float x) {
+  return 1.0f - 2.0f * reciprocal(exp2_of(2.0f * kLog2e * x) + 1.0f);
+}
+
 // How products become scores, the same for the whole block.
 struct ScoreRule {
   float scale;  // to units of log2, or to units of the cap
@@ -163,11 +167,16 @@ struct ScoreRule {
       : scale(call.softcap > 0 ? call.scale / call.softcap : call.scale * kLog2e),
         cap(call.softcap * kLog2e),
         biased(call.alibi_slopes != nullptr) {}
-};
 
-__device__ __forceinline__ float tanh_of(float x) {
-  return 1.0f - 2.0f * reciprocal(exp2_of(2.0f * kLog2e * x) + 1.0f);
-}
+  // whole: the query sees the key.
+  __device__ __forceinline__ float score(float product, const Scoring& row, int key,
+                                         bool whole) const {
+    float s = product * scale;
+    if (cap > 0) s = cap * tanh_of(s);
+    if (biased) s = fmaf(row.slope, static_cast<float>(key - row.position), s);
+    return whole || (key >= row.seen.begin && key < row.seen.end) ? s : kNoScore;
+  }
+};
 
 // Products with the chunk of keys from `first` on become weights against the largest score so far;
 // `factors` is what older sums are multiplied by. whole: every query sees every key.

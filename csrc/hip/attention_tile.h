@@ -25,15 +25,14 @@ __device__ __forceinline__ void load_eight(const CacheView& view, const uint8_t*
 template <typename T, int kBucket>
 struct TileShape {
   static constexpr int kWaves = tile_waves(kBucket), kThreads = kWaves * kWaveSize;
-  static constexpr int kRows = 16 * kWaves;
-  static constexpr int kSteps = kBucket / kMmaDepth, kDimTiles = kBucket / 16;
+  static constexpr int kDimParts = tile_dim_parts(kBucket), kDimTiles = kBucket / 16 / kDimParts;
+  static constexpr int kSteps = kBucket / kMmaDepth;
   static constexpr bool kLarge = kBucket > 128;
   static constexpr int kKeys = kLarge && kChunkKeys < 64 ? 32 : 64;
   static constexpr int kChunks = kKeys / kChunkKeys;
-  // Large heads leave no room for keys and values at once, nor registers for the next ones.
+  // Large heads leave no room for keys and values at once.
   static constexpr bool kShared = kLarge && kChunks == 1;
-  static constexpr bool kAhead = !kLarge;
-  static constexpr bool kQueriesHeld = !kLarge;
+  static constexpr bool kQueriesHeld = kBucket <= 64;
   // Rows are 16 bytes longer than their values: reads of neighbouring rows meet other banks.
   static constexpr int kKeyStride = kBucket + 8, kValueStride = kKeys + 8;
   static constexpr int kKeySize = kKeys * kKeyStride, kValueSize = kBucket * kValueStride;
@@ -107,7 +106,7 @@ struct TileMover {
   }
 
   __device__ __forceinline__ void move_keys(int first, T* keys) const {
-#pragma unroll 4
+#pragma unroll Shape::kLarge ? 2 : 8
     for (int i = 0; i < Shape::kPieces; ++i) {
       uint32_t piece[4];
       load_piece(first, i, piece);
@@ -115,7 +114,7 @@ struct TileMover {
     }
   }
   __device__ __forceinline__ void move_values(int first, T* values) const {
-#pragma unroll 2
+#pragma unroll Shape::kLarge ? 1 : 4
     for (int i = 0; i < Shape::kPairs; ++i) {
       uint32_t even[4], odd[4];
       load_pair(first, i, even, odd);
@@ -125,7 +124,7 @@ struct TileMover {
 };
 
 template <typename T, int kBucket, class Format>
-__global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize)
+__global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, kBucket <= 128 ? 2 : 1)
     attention_tile_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
   using Shape = TileShape<T, kBucket>;
   __shared__ __align__(16) T memory[Shape::kSize];
@@ -138,15 +137,16 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize)
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
   const int64_t group = call.heads / call.kv_heads;
   const int length = sequence_length(call, work.batch);
-  const int64_t first_row = int64_t{work.tile} * Shape::kRows;
+  const int64_t first_row = int64_t{work.tile} * kTileRows;
   const int64_t last_row =
-      first_row + Shape::kRows < plan.rows ? first_row + Shape::kRows - 1 : plan.rows - 1;
+      first_row + kTileRows < plan.rows ? first_row + kTileRows - 1 : plan.rows - 1;
   KeyRange range = tile_keys(call, length, first_row / group, last_row / group);
   range.begin -= range.begin % Shape::kKeys;
   range = split_keys(range, work.split, plan.splits, Shape::kKeys);
 
   // The wave's rows: those that there are not are the last one's, and never written.
-  const int64_t wave_row = first_row + 16 * wave;
+  const int64_t wave_row = first_row + wave / Shape::kDimParts * 16;
+  const int first_dim = wave % Shape::kDimParts * Shape::kDimTiles * 16;
   const int rows = static_cast<int>(wave_row > last_row        ? 0
                                     : wave_row + 15 < last_row ? 16
                                                                : last_row - wave_row + 1);
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize)
       Span<T> v[kLaneQueries];
 #pragma unroll
       for (int j = 0; j < kLaneQueries; ++j) {
-        const int row = 16 * u + other_row(lane, j);
+        const int row = first_dim + 16 * u + other_row(lane, j);
         v[j] = load_span(values + row * Shape::kValueStride + chunk * kChunkKeys + 16 * slot(lane));
       }
       multiply_add(out[u], weights, v);
@@ -224,33 +224,11 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize)
   const auto seen = [&](int first) { return first < any.end && first + kChunkKeys > any.begin; };
 
   const TileMover<T, kBucket, Format> mover{call, work, range};
-  uint32_t next_keys[Shape::kPieces][4], next_even[Shape::kPairs][4], next_odd[Shape::kPairs][4];
-  const auto fetch = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < Shape::kPieces; ++i) mover.load_piece(first, i, next_keys[i]);
-#pragma unroll
-    for (int i = 0; i < Shape::kPairs; ++i) mover.load_pair(first, i, next_even[i], next_odd[i]);
-  };
-  if constexpr (Shape::kAhead) {
-    if (range.begin < range.end) fetch(range.begin);
-  }
   for (int first = range.begin; first < range.end; first += Shape::kKeys) {
     __syncthreads();
-    if constexpr (Shape::kAhead) {
-#pragma unroll
-      for (int i = 0; i < Shape::kPieces; ++i) mover.store_piece(i, next_keys[i], keys);
-#pragma unroll
-      for (int i = 0; i < Shape::kPairs; ++i) {
-        mover.store_pair(i, next_even[i], next_odd[i], values);
-      }
-    } else {
-      mover.move_keys(first, keys);
-      if constexpr (!Shape::kShared) mover.move_values(first, values);
-    }
+    mover.move_keys(first, keys);
+    if constexpr (!Shape::kShared) mover.move_values(first, values);
     __syncthreads();
-    if constexpr (Shape::kAhead) {
-      if (first + Shape::kKeys < range.end) fetch(first + Shape::kKeys);
-    }
     if constexpr (Shape::kShared) {
       if (rows > 0 && seen(first)) weigh(first, 0);
       __syncthreads();
@@ -272,7 +250,7 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize)
 #pragma unroll
     for (int e = 0; e < kAccElements; ++e) {
       const int i = element_query(e), row = lane_query(lane, i);
-      const int dim = 16 * u + element_other(lane, e);
+      const int dim = first_dim + 16 * u + element_other(lane, e);
       if (row >= rows || dim >= dims) continue;
       write_result(call, plan, partials, work, wave_row + row, dim, out[u].values[e],
                    make_float2(softmax.largest[i], softmax.sum[i]));

@@ -222,8 +222,10 @@ void with_bucket(const AttentionCall& call, Body body) {
   return body(std::integral_constant<int, 256>{});
 }
 
-// Waves of a block that computes many rows, 16 each.
-constexpr int tile_waves(int bucket) { return bucket <= 128 ? 8 : 4; }
+// Rows of a block that computes many, 16 to a wave; waves share out the dims of large heads.
+constexpr int kTileRows = 64;
+constexpr int tile_dim_parts(int bucket) { return bucket <= 128 ? 1 : 2; }
+constexpr int tile_waves(int bucket) { return kTileRows / 16 * tile_dim_parts(bucket); }
 
 // Float32 arithmetic on tiles of kExactRows rows: any call.
 constexpr int kExactRows = 8, kExactKeys = 32;
@@ -245,7 +247,7 @@ void attention_decode_q8_0(const AttentionCall& call, const AttentionPlan& plan,
 void attention_decode_q4_0(const AttentionCall& call, const AttentionPlan& plan,
                            const Partials& partials, Stream stream);
 
-// Matrix units on tiles of 16 * tile_waves rows: float16 arithmetic on caches of float16 or of any
+// Matrix units on tiles of kTileRows rows: float16 arithmetic on caches of float16 or of any
 // formats, the same in bfloat16.
 void attention_tile_f16(const AttentionCall& call, const AttentionPlan& plan,
                         const Partials& partials, Stream stream);

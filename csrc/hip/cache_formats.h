@@ -18,6 +18,7 @@
 
 #include "common/cache_type.h"
 #include "hip/float8.h"
+#include "hip/mma.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
@@ -125,8 +126,13 @@ struct Float8Cache {
       load_words<N / 4, N>(static_cast<const uint8_t*>(row) + first, words);
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
-        out[2 * i] = to_half_pair(widen_bytes<0>(words[i]));
-        out[2 * i + 1] = to_half_pair(widen_bytes<1>(words[i]));
+        if constexpr (kConvertsE4M3 && std::is_same_v<T, E4M3>) {
+          out[2 * i] = e4m3_halves(words[i]);
+          out[2 * i + 1] = e4m3_halves(words[i] >> 16);
+        } else {
+          out[2 * i] = to_half_pair(widen_bytes<0>(words[i]));
+          out[2 * i + 1] = to_half_pair(widen_bytes<1>(words[i]));
+        }
       }
     } else {
       float values[N];
@@ -187,8 +193,8 @@ struct Q8_0Cache {
       for (int i = 0; i < N / 4; ++i) {
         // Beside 1024 a float16's last bit is 1: a code plus 128 is put in place of its last bits.
         const uint32_t codes = words[i] ^ 0x80808080;
-        const __half2 low = __hsub2(as_half2(widen_bytes<0>(codes) | 0x64006400), zero);
-        const __half2 high = __hsub2(as_half2(widen_bytes<1>(codes) | 0x64006400), zero);
+        const __half2 low = __hsub2(as_half2(bytes_as_halves<0>(codes)), zero);
+        const __half2 high = __hsub2(as_half2(bytes_as_halves<1>(codes)), zero);
         out[2 * i] = half2_bits(__hmul2(low, scales));
         out[2 * i + 1] = half2_bits(__hmul2(high, scales));
       }
@@ -245,8 +251,8 @@ struct Q4_0Cache {
       const __half2 scales = as_half2(d * 0x10001u), zero = as_half2(0x64086408);  // 1032
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
-        const __half2 low = __hsub2(as_half2(widen_bytes<0>(words[i]) | 0x64006400), zero);
-        const __half2 high = __hsub2(as_half2(widen_bytes<1>(words[i]) | 0x64006400), zero);
+        const __half2 low = __hsub2(as_half2(bytes_as_halves<0>(words[i])), zero);
+        const __half2 high = __hsub2(as_half2(bytes_as_halves<1>(words[i])), zero);
         out[2 * i] = half2_bits(__hmul2(low, scales));
         out[2 * i + 1] = half2_bits(__hmul2(high, scales));
       }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from attention_cases import FORMATS, Call, Case, assert_right, make
+from attention_cases import FORMATS, Call, Case, arithmetic, assert_right, make
 from emulated_tensors import DTYPE_CODES, bits, from_bits, take
 from torch import Tensor
 
@@ -14,9 +16,22 @@ from tools.amd.emulator.messages import Buffer, Struct
 from tools.amd.toolchain import CSRC
 
 pytestmark = pytest.mark.emulated
-SOURCES = sorted((CSRC / "hip").glob("attention*.hip"), key=lambda path: path.stem != "attention")
+HIP = CSRC / "hip"
+SOURCES = sorted(HIP.glob("attention*.hip"), key=lambda path: path.stem != "attention")
 CACHE_CODES = {name: code for code, name in enumerate(FORMATS)}
 WORKSPACE_BYTES = 1 << 18
+
+
+def kernels(case: Case, exact: bool) -> list[Path]:
+    """The files of the kernels that a case can need."""
+    names = ["attention", "attention_exact"]
+    if arithmetic(case, exact) != torch.float32:
+        kind = "bf16" if "bf16" in case.formats else "f16"
+        same = len(set(case.formats)) == 1
+        plain = same and case.k_format == kind
+        names.append(f"attention_tile_{kind}" if plain else f"attention_tile_any_{kind}")
+        names += [f"attention_decode_{case.k_format}"] if same else []
+    return [HIP / f"{name}.hip" for name in names]
 
 
 def give(tensor: Tensor | None) -> Buffer | None:
@@ -63,7 +78,9 @@ def run(emulator: Emulator, arch: str, case: Case, call: Call, exact: bool) -> t
         ]
     )
     workspace = Output(np.full(WORKSPACE_BYTES, 0xFF, np.uint8))
-    done = emulator.launch(SOURCES, arch, "attention", [struct, workspace, None])
+    done = emulator.launch(
+        SOURCES, arch, "attention", [struct, workspace, None], kernels=kernels(case, exact)
+    )
     array = next(a for a in done.outputs if a.shape == shape)
     return from_bits(array, case.q_dtype), done
 

@@ -76,10 +76,12 @@ class Emulator:
         function: str,
         values: Sequence[Buffer | Struct | int | float | None],
         timeout: float = 300.0,
+        kernels: Sequence[Path] | None = None,
     ) -> Run:
         """Calls `rocmforge::gpu::FUNCTION` of a .hip file and emulates what it launches.
 
-        Several sources: the first has the function, the others what it calls.
+        Several sources: the first has the function, the others what it calls. kernels: those of
+        them whose kernels the call can need, which spares compiling the rest (default: all).
         The launcher is the real one: its choice of kernel, grid, block and LDS is what runs. Raises
         EmulationError when a launch fails or the launcher returns a message.
         """
@@ -91,7 +93,7 @@ class Emulator:
         buffers = _numbered(values)
         return self._request(
             Call(
-                codes=[c.path for c in self._toolchain.compile_all(files, [arch])],
+                codes=[c.path for c in self._toolchain.compile_all(kernels or files, [arch])],
                 runtime=self._runtime,
                 library=library,
                 symbol=symbol,
