@@ -40,7 +40,7 @@ def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Te
     """Values [chunks, cols / 8, rows of a chunk, 8] and factors of x, whose rows may be apart."""
     base = x if x._base is None else x._base
     (rows, cols), chunk = x.shape, chunk_rows(len(x))
-    chunks, offset = -(-rows // chunk), x.storage_offset()
+    chunks, offset = -(-rows // chunk), int(x.storage_offset())
     values = take((chunks, cols // 8, chunk, 8), torch.float16)
     factors = take((chunks * chunk,), torch.float32)
     fields = [pointer(values), pointer(factors), ("c_int", chunk)]
@@ -52,7 +52,7 @@ def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Te
         [
             DTYPE_CODES[x.dtype],
             give(element, offset),
-            x.stride(0),
+            int(x.stride(0)),
             rows,
             cols,
             Struct(fields),
