@@ -5,6 +5,7 @@ matrix.py has those of the matrix units.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ def apply(emu: Any) -> None:
     keep_high_registers(emu)
     know_the_program_counter(emu)
     return_old_values(emu)
+    change_signs_of_parts(emu)
     matrix.apply(emu)
 
 
@@ -71,3 +73,27 @@ def return_old_values(emu: Any) -> None:
         return found
 
     emu._iattr = by_its_new_name
+
+
+def change_signs_of_parts(emu: Any) -> None:
+    """Operands of CDNA that are parts of a register (SDWA) can be negated, or taken as magnitudes
+    (CDNA3 ISA, section 13.3: the fields SRC0_NEG and SRC0_ABS).
+    """
+    select, compile_one = emu._sdwa_select, emu._compile_sdwa
+
+    def compile_instruction(inst: Any, ctx: Any) -> Any:
+        numbers = itertools.count()
+
+        def with_sign(value: Any, which: Any, extend: Any) -> Any:
+            part, name = select(value, which, extend), f"src{next(numbers)}"
+            sign = 0x8000 if inst.canonical_op_bits[name.replace("src", "s")] == 16 else 0x80000000
+            if getattr(inst, f"{name}_abs", 0):
+                part = part & emu._c(0xFFFFFFFF ^ sign)
+            return part ^ emu._c(sign) if getattr(inst, f"{name}_neg", 0) else part
+
+        with patched(emu, {"_sdwa_select": with_sign}):
+            return compile_one(inst, ctx)
+
+    for kind, handler in emu._INST_HANDLERS.items():
+        if handler is compile_one:
+            emu._INST_HANDLERS[kind] = compile_instruction
