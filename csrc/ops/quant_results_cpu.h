@@ -1,6 +1,7 @@
 // Where a product goes: rounded to the output's dtype, or first through a gated activation.
 #pragma once
 
+#include <cstring>
 #include <optional>
 
 #include "cpu/dispatch.h"
@@ -37,22 +38,20 @@ class Results {
   int64_t stride() const { return direct_ ? out_.columns : max_count_; }
 
   void finish(int64_t begin, int64_t count) const {
-    for (int64_t i = 0; i < out_.m; ++i) {
-      for (int64_t half = 0; half < out_.halves() && out_.bias; ++half) {
+    for (int64_t half = 0; half < out_.halves() && out_.bias; ++half) {
+      const float* bias = out_.bias + half * out_.columns + begin;
+      for (int64_t i = 0; i < out_.m; ++i) {
         float* row = at(begin, half) + i * stride();
-        const float* bias = out_.bias + half * out_.columns + begin;
         for (int64_t j = 0; j < count; ++j) row[j] += bias[j];
       }
-      if (direct_) continue;
-      float* row = at(begin) + i * stride();
+    }
+    if (out_.gate) gate(begin, count);
+    for (int64_t i = 0; i < out_.m && !direct_; ++i) {
+      const float* row = at(begin) + i * stride();
       const int64_t place = i * out_.columns + begin;
-      const bool narrow = out_.dtype != cpu::DType::kFloat32;
-      if (out_.gate) {
-        const cpu::Rows gate{row, 1, 0, 0}, up{at(begin, 1) + i * stride(), 1, 0, 0};
-        float* target = narrow ? row : static_cast<float*>(out_.data) + place;
-        cpu::glue_kernels().gated(cpu::DType::kFloat32, *out_.gate, gate, up, target, count, 0, 1);
-      }
-      if (narrow) {
+      if (out_.dtype == cpu::DType::kFloat32) {
+        std::memcpy(static_cast<float*>(out_.data) + place, row, count * sizeof(float));
+      } else {
         void* target = static_cast<uint16_t*>(out_.data) + place;
         cpu::quant_kernels().from_float(out_.dtype, row, target, count);
       }
@@ -60,6 +59,18 @@ class Results {
   }
 
  private:
+  // In the place of the first half; all rows in one call where they follow each other.
+  void gate(int64_t begin, int64_t count) const {
+    const int64_t at_once = count == stride() ? out_.m : 1;
+    for (int64_t i = 0; i < out_.m; i += at_once) {
+      float* rows = at(begin) + i * stride();
+      const cpu::Rows gates{rows, at_once, 0, stride()};
+      const cpu::Rows ups{at(begin, 1) + i * stride(), at_once, 0, stride()};
+      cpu::glue_kernels().gated(cpu::DType::kFloat32, *out_.gate, gates, ups, rows, count, 0,
+                                at_once);
+    }
+  }
+
   const ProductOutput& out_;
   bool direct_;
   int64_t max_count_;
