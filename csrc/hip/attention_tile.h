@@ -9,15 +9,25 @@ namespace rocmforge::gpu {
 // Caches whose formats are known at run time alone.
 struct AnyCache {};
 
-// Eight values of a head as pairs of T.
-template <typename T, class Format>
-__device__ __forceinline__ void load_eight(const CacheView& view, const uint8_t* row, int dim,
-                                           uint32_t (&out)[4]) {
-  if constexpr (std::is_same_v<Format, AnyCache>) {
-    with_format_of(
-        view, [&](auto format) { decltype(format)::template load_pairs<T, 8>(row, dim, out); });
-  } else {
-    Format::template load_pairs<T, 8>(row, dim, out);
+// Calls body(format) with the format of a cache.
+template <class Format, typename Body>
+__device__ __forceinline__ void with_tile_format(const CacheView& view, Body body) {
+  if constexpr (!std::is_same_v<Format, AnyCache>) return body(Format{});
+  switch (view.type) {
+    case CacheType::kFloat32:
+      return;  // not for matrix units
+    case CacheType::kFloat16:
+      return body(Float16Cache{});
+    case CacheType::kBFloat16:
+      return body(BFloat16Cache{});
+    case CacheType::kE4M3:
+      return body(E4M3Cache{});
+    case CacheType::kE5M2:
+      return body(E5M2Cache{});
+    case CacheType::kQ8_0:
+      return body(Q8_0Cache{});
+    case CacheType::kQ4_0:
+      return body(Q4_0Cache{});
   }
 }
 
@@ -40,14 +50,19 @@ struct TileShape {
       kShared ? (kKeySize > kValueSize ? kKeySize : kValueSize) : kKeySize + kValueSize;
   // Pieces of eight values, and pairs of them of two neighbouring keys.
   static constexpr int kBlocks = kBucket / 8;
-  static constexpr int kPieces = (kKeys * kBlocks + kThreads - 1) / kThreads;
+  static constexpr int kPieces = kKeys * kBlocks / kThreads;
   static constexpr int kPairs = (kKeys / 2 * kBlocks + kThreads - 1) / kThreads;
+  static_assert(kKeys * kBlocks % kThreads == 0, "threads have equal shares of the keys");
 };
 
 // A thread's share of moving a tile of keys and values to LDS.
 template <typename T, int kBucket, class Format>
 struct TileMover {
   using Shape = TileShape<T, kBucket>;
+  // A few loads under way for each thread; less code where it is there for every format.
+  static constexpr bool kKnown = !std::is_same_v<Format, AnyCache>;
+  static constexpr int kKeyLoads = kKnown && !Shape::kLarge ? 8 : 2;
+  static constexpr int kValueLoads = kKnown && !Shape::kLarge ? 4 : 1;
   const AttentionCall& call;
   const Work& work;
   KeyRange range;
@@ -56,70 +71,47 @@ struct TileMover {
     return cache_row(call, view, work.batch, work.kv_head, key < range.end ? key : range.end - 1);
   }
 
-  // Piece i of the keys from `first` on.
-  __device__ __forceinline__ void load_piece(int first, int i, uint32_t (&out)[4]) const {
-    const int index = threadIdx.x + i * Shape::kThreads;
-    const int key = index / Shape::kBlocks, dim = index % Shape::kBlocks * 8;
-    out[0] = out[1] = out[2] = out[3] = 0;
-    if (key < Shape::kKeys && dim < call.head_dim) {
-      load_eight<T, Format>(call.k, row(call.k, first + key), dim, out);
-    }
-  }
-  __device__ __forceinline__ void store_piece(int i, const uint32_t (&piece)[4], T* keys) const {
-    const int index = threadIdx.x + i * Shape::kThreads;
-    const int key = index / Shape::kBlocks, dim = index % Shape::kBlocks * 8;
-    if (key >= Shape::kKeys) return;
-    const int to = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
-    *reinterpret_cast<uint4*>(keys + to * Shape::kKeyStride + dim) =
-        make_uint4(piece[0], piece[1], piece[2], piece[3]);
-  }
-
-  // Pair i: neighbouring threads read 32 bytes of a key and write neighbouring keys.
-  __device__ __forceinline__ void place_pair(int i, int* key, int* dim) const {
-    const int index = threadIdx.x + i * Shape::kThreads;
-    *key = index / 2 % (Shape::kKeys / 2) * 2;
-    *dim = (index % 2 + index / Shape::kKeys * 2) * 8;
-  }
-  __device__ __forceinline__ void load_pair(int first, int i, uint32_t (&even)[4],
-                                            uint32_t (&odd)[4]) const {
-    int key, dim;
-    place_pair(i, &key, &dim);
-#pragma unroll
-    for (int w = 0; w < 4; ++w) even[w] = odd[w] = 0;
-    if (dim < call.value_dim) {
-      load_eight<T, Format>(call.v, row(call.v, first + key), dim, even);
-      load_eight<T, Format>(call.v, row(call.v, first + key + 1), dim, odd);
-    }
-  }
-  __device__ __forceinline__ void store_pair(int i, const uint32_t (&even)[4],
-                                             const uint32_t (&odd)[4], T* values) const {
-    int key, dim;
-    place_pair(i, &key, &dim);
-    if (dim >= kBucket) return;
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      T* to = values + (dim + 2 * w) * Shape::kValueStride + key;
-      *reinterpret_cast<uint32_t*>(to) = (even[w] & 0xffff) | odd[w] << 16;
-      *reinterpret_cast<uint32_t*>(to + Shape::kValueStride) =
-          even[w] >> 16 | (odd[w] & 0xffff0000u);
-    }
-  }
-
+  // The keys from `first` on, in the order of the tiles' rows. Zeros where a head has ended.
   __device__ __forceinline__ void move_keys(int first, T* keys) const {
-#pragma unroll Shape::kLarge ? 2 : 8
-    for (int i = 0; i < Shape::kPieces; ++i) {
-      uint32_t piece[4];
-      load_piece(first, i, piece);
-      store_piece(i, piece, keys);
-    }
+    with_tile_format<Format>(call.k, [&](auto format) {
+#pragma unroll kKeyLoads
+      for (int i = 0; i < Shape::kPieces; ++i) {
+        const int index = threadIdx.x + i * Shape::kThreads;
+        const int key = index / Shape::kBlocks, dim = index % Shape::kBlocks * 8;
+        uint32_t piece[4] = {};
+        if (dim < call.head_dim) {
+          decltype(format)::template load_pairs<T, 8>(row(call.k, first + key), dim, piece);
+        }
+        const int to = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
+        *reinterpret_cast<uint4*>(keys + to * Shape::kKeyStride + dim) =
+            make_uint4(piece[0], piece[1], piece[2], piece[3]);
+      }
+    });
   }
+
+  // Neighbouring threads read 32 bytes of a key and write neighbouring keys.
   __device__ __forceinline__ void move_values(int first, T* values) const {
-#pragma unroll Shape::kLarge ? 1 : 4
-    for (int i = 0; i < Shape::kPairs; ++i) {
-      uint32_t even[4], odd[4];
-      load_pair(first, i, even, odd);
-      store_pair(i, even, odd, values);
-    }
+    with_tile_format<Format>(call.v, [&](auto format) {
+#pragma unroll kValueLoads
+      for (int i = 0; i < Shape::kPairs; ++i) {
+        const int index = threadIdx.x + i * Shape::kThreads;
+        const int key = index / 2 % (Shape::kKeys / 2) * 2;
+        const int dim = (index % 2 + index / Shape::kKeys * 2) * 8;
+        if (dim >= kBucket) continue;  // the last share may be larger than what is left
+        uint32_t even[4] = {}, odd[4] = {};
+        if (dim < call.value_dim) {
+          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key), dim, even);
+          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key + 1), dim, odd);
+        }
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          T* to = values + (dim + 2 * w) * Shape::kValueStride + key;
+          *reinterpret_cast<uint32_t*>(to) = (even[w] & 0xffff) | odd[w] << 16;
+          *reinterpret_cast<uint32_t*>(to + Shape::kValueStride) =
+              even[w] >> 16 | (odd[w] & 0xffff0000u);
+        }
+      }
+    });
   }
 };
 
