@@ -155,7 +155,10 @@ def test_tiles_options(emulator: Emulator, options: dict[str, object]) -> None:
     check(emulator, "gfx1100", case)
 
 
-@pytest.mark.parametrize("arch", ["gfx1100", "gfx942"])
-def test_large_heads(emulator: Emulator, arch: str) -> None:
+HEADS = [("gfx1100", 120), ("gfx1100", 192), ("gfx1100", 256), ("gfx942", 256)]
+
+
+@pytest.mark.parametrize(("arch", "head_dim"), HEADS)
+def test_large_heads(emulator: Emulator, arch: str, head_dim: int) -> None:
     for queries in (1, 17):
-        check(emulator, arch, Case((75,), queries, 2, 1, 256))
+        check(emulator, arch, Case((75,), queries, 2, 1, head_dim))

@@ -78,32 +78,56 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         find_program("clang++")
 
 
-def test_the_library_links_for_amd(toolchain: Toolchain, tmp_path: Path) -> None:
+NINJA = ROOT / "build" / "amd" / "ninja"
+
+
+@pytest.fixture(scope="module")
+def amd_library(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """setup.py, unchanged, with a stand-in for hipcc and for the half of libtorch that is away."""
     try:
         find_program("clang-offload-bundler")
     except ToolchainError as error:
         pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("library")
     env = {
         **os.environ,
         "PATH": f"{toolchain.hipcc()}{os.pathsep}{os.environ['PATH']}",
         "ROCMFORGE_DEVICES": "hip",
         "PYTORCH_ROCM_ARCH": "gfx1100",
-        "ROCMFORGE_BUILD_DIR": str(ROOT / "build" / "amd" / "ninja"),
+        "ROCMFORGE_BUILD_DIR": str(NINJA),
     }
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path],
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder],
         cwd=ROOT,
         env=env,
         check=True,
     )
-    library = tmp_path / "rocmforge_torch" / "lib" / "librocmforge_gpu.so"
+    return folder / "rocmforge_torch" / "lib" / "librocmforge_gpu.so"
+
+
+def test_the_library_links_for_amd(toolchain: Toolchain, amd_library: Path) -> None:
     needed = subprocess.run(
-        ["readelf", "-d", library], check=True, capture_output=True, text=True
+        ["readelf", "-d", amd_library], check=True, capture_output=True, text=True
     ).stdout
     assert "libtorch_hip.so" in needed
     assert "libamdhip64.so" in needed
-    inside = [CodeObject(image) for _, image in code_objects(library)]
+    inside = [CodeObject(image) for _, image in code_objects(amd_library)]
     assert {code.arch for code in inside} == {"gfx1100"}
     compiled = [CodeObject.read(toolchain.compile(s, "gfx1100").path) for s in kernel_sources()]
     assert {s for code in inside for s in code.kernels} == {s for c in compiled for s in c.kernels}
+
+
+def test_the_library_loads_beside_the_hip_runtime(amd_library: Path) -> None:
+    """Every symbol is found at once, in libamdhip64, libtorch and the C library."""
+    code = """
+import ctypes, os, sys, torch
+ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW)
+import rocmforge_torch
+for op in ("quant_matmul", "attention", "sample"):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"rocmforge::{op}", "CUDA"), op
+"""
+    env = {**os.environ, "LD_LIBRARY_PATH": str(NINJA / "gpu")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, amd_library], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
