@@ -93,6 +93,9 @@ __device__ __forceinline__ int wave_uniform(int value) {
 // Four bytes of the eight of low and high. A selector says which: made by byte_selector, for those
 // from `first` on, or bit by bit, the selector of byte i at selector_shift(i).
 constexpr uint32_t byte_selector(int first) { return 0x03020100u + 0x01010101u * first; }
+constexpr uint32_t byte_selector(int a, int b, int c, int d) {
+  return static_cast<uint32_t>(a | b << 8 | c << 16 | d << 24);
+}
 __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   return __builtin_amdgcn_perm(high, low, selector);
 }
@@ -232,6 +235,9 @@ __device__ __forceinline__ float field_value(uint32_t bits, uint32_t mask) {
 __device__ __forceinline__ int wave_uniform(int value) { return value; }
 
 constexpr uint32_t byte_selector(int first) { return 0x3210u + 0x1111u * first; }
+constexpr uint32_t byte_selector(int a, int b, int c, int d) {
+  return static_cast<uint32_t>(a | b << 4 | c << 8 | d << 12);
+}
 __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
   return __byte_perm(low, high, selector);
 }

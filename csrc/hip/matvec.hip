@@ -10,9 +10,12 @@ bool has_type(Types types, int qtype) {
   return with_type_of(types, qtype, [](auto) {});
 }
 
+constexpr int64_t kMost = INT32_MAX - 1;  // rows, and bytes of a row
+
 Status product(const MatvecCall& call, bool gated, Activation act) {
   if (call.rows == 0 || call.w.rows == 0) return nullptr;
   if (call.w.cols > kMaxMatvecCols) return "too many columns for a matvec kernel";
+  if (call.w.rows > kMost || call.w.row_bytes > kMost) return "too large a matrix for a matvec";
   const int qtype = call.w.qtype;
   if (has_type(SimpleQuants{}, qtype)) return matvec_simple(call, gated, act);
   if (has_type(KQuants{}, qtype)) return matvec_k(call, gated, act);

@@ -36,7 +36,7 @@ constexpr int kMatvecThreads = kStepRegisters<T, View, M> <= 10   ? 1024
 
 struct MatvecArgs {
   const uint8_t* w;
-  int64_t w_rows, row_bytes;
+  int w_rows, row_bytes;
   int cols, out_cols;
   int pairs, pair_stride, pair_offset;  // pair p is rows p * pair_stride and that + pair_offset
   int parts_log2;                       // of the waves that share a pair
@@ -107,14 +107,14 @@ __device__ __forceinline__ void store_pairs(const MatvecArgs& args, const int (&
   for (int i = 1; i < kCount; ++i) {
     if (lane / (M * kPair) == i) pair = pairs[i];
   }
-  const int64_t m = lane / kPair % M, r = lane % kPair;
-  const int64_t row = static_cast<int64_t>(pair) * args.pair_stride + r * args.pair_offset;
+  const int m = lane / kPair % M, r = lane % kPair;
+  const int row = pair * args.pair_stride + r * args.pair_offset;
   const bool used = lane < kCount * M * kPair && pair >= 0 && row < args.w_rows;
   if (used && args.bias) sum += load_as(args.bias_dtype, args.bias, row);
   const float other = wave_shuffle_xor(sum, 1);
   if (!used || (args.gated && r > 0)) return;
   if (args.gated) sum = activate(args.act, sum) * other;
-  store_as(args.dtype, args.out, m * args.out_cols + row, sum);
+  store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
 }
 
 // A place in the walk of a wave.
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
     if (place.chunk >= chunks) place = {place.pair + stride, part};
   };
   const auto view_of = [&](int pair, int r) {
-    const int64_t row = static_cast<int64_t>(pair) * args.pair_stride + r * args.pair_offset;
+    const int row = pair * args.pair_stride + r * args.pair_offset;
     // An odd last row is computed twice rather than branched around.
     return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
   };
@@ -258,7 +258,8 @@ void launch_passes(const MatvecCall& call, bool gated, Activation act) {
   const QuantMatrix& w = call.w;
   const int64_t half = w.rows / 2, size = call.dtype == DType::kFloat32 ? 4 : 2;
   MatvecArgs args{};
-  args.w = w.data, args.w_rows = w.rows, args.row_bytes = w.row_bytes;
+  args.w = w.data, args.w_rows = static_cast<int>(w.rows);
+  args.row_bytes = static_cast<int>(w.row_bytes);
   args.cols = static_cast<int>(w.cols);
   args.pairs = static_cast<int>(gated ? half : (w.rows + 1) / 2);
   args.pair_stride = gated ? 1 : 2, args.pair_offset = gated ? static_cast<int>(half) : 1;

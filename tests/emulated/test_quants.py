@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -243,7 +244,7 @@ def test_matvec_of_special_activations(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", ["Q4_K", "IQ3_S"])
+@pytest.mark.parametrize("name", ["Q4_K", "IQ3_S", "IQ4_XS"])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> None:
     row = named(name)
@@ -251,6 +252,10 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
     bias = torch.randn(10)
     products = rounded_to_8_bits(x) @ quant_ops.dequantize(qweight, row.id).double().T + bias
     gates, ups = products.split(5, dim=1)
-    for gate, act in enumerate((F.silu, partial(F.gelu, approximate="tanh"))):
+    acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        F.silu,
+        partial(F.gelu, approximate="tanh"),
+    ]
+    for gate, act in enumerate(acts):
         got, _ = matvec(emulator, arch, row, x, qweight, 0, bias, gate)
         torch.testing.assert_close(got.double(), act(gates) * ups, rtol=1e-4, atol=1e-4)

@@ -11,7 +11,7 @@ __device__ __forceinline__ int ternary_digits(uint32_t bytes, uint32_t power) {
   constexpr uint32_t kEven = 0x00ff00ff;
   const uint32_t even = (bytes & kEven) * power & kEven;
   const uint32_t odd = (bytes >> 8 & kEven) * power & kEven;
-  return static_cast<int>((even * 3 >> 8 & kEven) | (odd * 3 & ~kEven));
+  return static_cast<int>(select_bytes(even * 3, odd * 3, byte_selector(1, 5, 3, 7)));
 }
 
 constexpr uint32_t power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
@@ -44,7 +44,9 @@ struct TQ1_0 {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t body = raw.body[4 * (G & 1) + i];
-      const uint32_t bytes = step == 0 || G < 2 ? body : G < 7 ? raw.tail[i] : raw.last[0];
+      // A value first: a choice between places in memory would keep `raw` there.
+      const uint32_t rest = G < 7 ? raw.tail[i] : raw.last[0];
+      const uint32_t bytes = step == 0 || G < 2 ? body : rest;
       constexpr uint32_t later = power_of_3(G < 2 ? 4 : G < 7 ? G - 2 : 0);
       const uint32_t power = step == 0 ? power_of_3(G / 2) : G == 7 ? power_of_3(i) : later;
       group.codes[i] = ternary_digits(bytes, power);

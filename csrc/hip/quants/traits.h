@@ -136,8 +136,9 @@ template <class T>
 struct FileView {
   const uint8_t* row;  // the row's first block
 
-  __device__ FileView(const uint8_t* matrix, int64_t, int64_t row_bytes, int64_t n)
-      : row(matrix + n * row_bytes) {}
+  template <typename Int>
+  __device__ FileView(const uint8_t* matrix, Int, Int row_bytes, Int n)
+      : row(matrix + static_cast<int64_t>(n) * row_bytes) {}
 
   template <int F>
   static constexpr int align() {
@@ -160,9 +161,10 @@ struct PackedView {
   int64_t total;   // blocks of the matrix
   uint32_t first;  // the row's first block; a matrix has fewer than 2^32
 
-  __device__ PackedView(const uint8_t* matrix, int64_t rows, int64_t row_bytes, int64_t n)
+  template <typename Int>
+  __device__ PackedView(const uint8_t* matrix, Int rows, Int row_bytes, Int n)
       : matrix(matrix),
-        total(rows * (row_bytes / T::kBytes)),
+        total(static_cast<int64_t>(rows) * (row_bytes / T::kBytes)),
         first(static_cast<uint32_t>(n) * static_cast<uint32_t>(row_bytes / T::kBytes)) {}
 
   template <int F>
