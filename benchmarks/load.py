@@ -1,6 +1,7 @@
 """How fast a model gets to the GPU, beside what disk and link allow, and in how much memory.
 
-usage: python -m benchmarks.load [FILE] [--gib 4.5] [--type Q4_0] [--device cuda] [--json OUT]
+usage: python -m benchmarks.load [FILE] [--gib 4.5] [--type Q4_0] [--device cuda] [--repeats 5]
+                                [--json OUT]
 
 Without FILE a synthetic model is written to a temporary folder. Measured on the same file in the
 same run: reading it (by as many threads as the loader has, into ordinary memory), copying pinned
@@ -130,18 +131,23 @@ def load_seconds(path: Path, device: torch.device) -> float:
     return seconds
 
 
+def requested_bytes(device: torch.device, when: str) -> int:
+    """Bytes of the device that tensors ask for, "current" or "peak", without rounding to blocks."""
+    return int(torch.cuda.memory_stats(device)[f"requested_bytes.all.{when}"])
+
+
 def memory_of_a_load(path: Path, device: torch.device) -> dict[str, int]:
     """Peaks over the baseline, of the process's resident memory and of the device's."""
     torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
+    before = requested_bytes(device, "current")
     with peak_of(resident_bytes) as peak:
         file = rocmforge_torch.load_gguf(path, device, packed=True, progress=False)
         torch.cuda.synchronize(device)
     found = {
         "peak_host_bytes": peak[0],
-        "peak_device_bytes": torch.cuda.max_memory_allocated(device) - before,
-        "device_bytes": torch.cuda.memory_allocated(device) - before,
+        "peak_device_bytes": requested_bytes(device, "peak") - before,
+        "device_bytes": requested_bytes(device, "current") - before,
         "tensor_bytes": file.nbytes,
     }
     del file
@@ -149,52 +155,58 @@ def memory_of_a_load(path: Path, device: torch.device) -> dict[str, int]:
     return found
 
 
-def measure(path: Path, device: torch.device) -> dict[str, Any]:
+def rates(path: Path, device: torch.device, link: float, repeats: int, cold: bool) -> Any:
+    """Of reading and of loading, medians, with the file in the page cache or dropped from it."""
     size, total = RingSize(), path.stat().st_size
+    reads, loads, left = [], [], [0.0 if cold else 1.0]
+    for _ in range(repeats):
+        if cold:
+            left.append(drop_from_cache(path))
+        reads.append(read_rate(path, size))
+        if cold:
+            left.append(drop_from_cache(path))
+        loads.append(total / load_seconds(path, device))
+    disk, load = statistics.median(reads), statistics.median(loads)
+    return {
+        "disk": disk,
+        "load": load,
+        "disks": reads,
+        "loads": loads,
+        "of_the_slower": load / min(disk, link),
+        "left_in_cache": max(left),
+    }
+
+
+def measure(path: Path, device: torch.device, repeats: int = LOADS) -> Iterator[tuple[str, Any]]:
+    """The parts of the report, each as soon as it is measured."""
     torch.empty(1, device=device)  # a context, before anything is timed
     torch.ops.rocmforge.pack_weight(torch.zeros(1, 18, dtype=torch.uint8, device=device), 2)
-    report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device),
-        "file_bytes": total,
-        "memory": memory_of_a_load(path, device),  # first: nothing is cached yet
-        "link": link_rate(device),
-    }
+    yield "device", torch.cuda.get_device_name(device)
+    yield "file_bytes", path.stat().st_size
+    yield "memory", memory_of_a_load(path, device)  # first: nothing is cached yet
+    link = link_rate(device)
+    yield "link", link
     for name in ("warm", "cold"):
-        reads, loads, left = [], [], []
-        for _ in range(LOADS):
-            if name == "cold":
-                left.append(drop_from_cache(path))
-            reads.append(read_rate(path, size))
-            if name == "cold":
-                left.append(drop_from_cache(path))
-            loads.append(total / load_seconds(path, device))
-        disk, load = statistics.median(reads), statistics.median(loads)
-        report[name] = {
-            "disk": disk,
-            "load": load,
-            "loads": loads,
-            "of_the_slower": load / min(disk, report["link"]),
-            "left_in_cache": max(left) if left else 1.0,
-        }
-    return report
+        yield name, rates(path, device, link, repeats, name == "cold")
 
 
-def show(report: dict[str, Any]) -> None:
-    memory = report["memory"]
-    print(
-        f"{report['device']}, {report['file_bytes'] / 2**30:.2f} GiB; "
-        f"link {report['link'] / 1e9:.1f} GB/s; peak over baseline: host "
-        f"{memory['peak_host_bytes'] / 2**20:.0f} MiB, device "
-        f"{(memory['peak_device_bytes'] - memory['tensor_bytes']) / 2**20:.0f} MiB over the "
-        "tensors' bytes"
-    )
-    for name in ("warm", "cold"):
-        part = report[name]
-        print(
+def line_of(name: str, part: Any) -> str:
+    """A part of the report for people."""
+    if name == "memory":
+        over = part["peak_device_bytes"] - part["tensor_bytes"]
+        return (
+            f"peak over baseline: host {part['peak_host_bytes'] / 2**20:.0f} MiB, device "
+            f"{over / 2**20:.0f} MiB more than the tensors"
+        )
+    if name in ("warm", "cold"):
+        return (
             f"{name} ({part['left_in_cache']:.0%} in the page cache): disk "
             f"{part['disk'] / 1e9:.2f} GB/s, load {part['load'] / 1e9:.2f} GB/s, "
-            f"{part['of_the_slower']:.0%} of the slower"
+            f"{part['of_the_slower']:.0%} of the slower of disk and link"
         )
+    if name == "link":
+        return f"link: {part / 1e9:.1f} GB/s"
+    return f"{name}: {part}"
 
 
 def main() -> None:
@@ -203,6 +215,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=4.5)
     parser.add_argument("--type", default="Q4_0")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=LOADS)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -211,8 +224,10 @@ def main() -> None:
         if path is None:
             shape = fill(PRESETS["llama-8b"], args.type, args.gib * 2**30)
             path = write_model(Path(folder) / "synthetic.gguf", shape, args.type)
-        report = measure(path, device)
-    show(report)
+        report = {}
+        for name, part in measure(path, device, args.repeats):
+            report[name] = part
+            print(line_of(name, part), flush=True)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 

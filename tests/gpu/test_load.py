@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.load import peak_of, resident_bytes
+from benchmarks.load import memory_of_a_load, requested_bytes
 from benchmarks.synthetic import PRESETS, Shape, write_model
 from rocmforge_torch import GGUFError, GGUFTensor, load_gguf, load_model
 from rocmforge_torch.gguf import async_loader, tensor_map
@@ -93,31 +93,27 @@ def test_split_files(tmp_path: Path) -> None:
 
 def test_memory_of_a_load(large: Path) -> None:
     """The device holds the file and one tensor at most, the host the ring."""
-    load_gguf(large, "cuda", packed=True)
-    gc.collect()
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    with peak_of(resident_bytes) as peak:
-        file = load_gguf(large, "cuda", packed=True)
-        torch.cuda.synchronize()
-    held = torch.cuda.memory_allocated() - before
+    file = load_gguf(large)
     most = max(file.tensors.info(name).nbytes for name in file.tensors)
-    rounding = 2048 * len(file.tensors)
-    assert file.nbytes <= held <= file.nbytes + rounding
-    assert torch.cuda.max_memory_allocated() - before <= file.nbytes + most + rounding
-    assert peak[0] < MOST_HOST_BYTES
-    del file
+    rounding = 512 * len(file.tensors)
+    device = torch.device("cuda", torch.cuda.current_device())
     gc.collect()
-    assert torch.cuda.memory_allocated() == before
+    before = requested_bytes(device, "current")
+    for _ in range(2):
+        found = memory_of_a_load(large, device)
+        assert file.nbytes <= found["device_bytes"] <= file.nbytes + rounding
+        assert found["peak_device_bytes"] <= file.nbytes + most + rounding
+        assert found["peak_host_bytes"] < MOST_HOST_BYTES
+        gc.collect()
+        assert requested_bytes(device, "current") == before
 
 
 def test_a_model_holds_each_weight_once(large: Path) -> None:
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    model = load_model(large, "cuda")
+    device = torch.device("cuda", torch.cuda.current_device())
+    before = requested_bytes(device, "current")
+    model = load_model(large, device)
     gc.collect()
-    held = torch.cuda.memory_allocated() - before
+    held = requested_bytes(device, "current") - before
     assert held <= model.file.nbytes + 4096 * len(model.file.tensors)
     assert {layer.attn.out.layout for layer in model.layers} == {1}
     assert model.output.layout == 1
