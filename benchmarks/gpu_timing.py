@@ -17,7 +17,7 @@ import torch
 from rocmforge_torch import extension
 
 Call = Callable[[], object]
-GRAPH_SECONDS = 0.01  # about what a graph takes, unless there are fewer calls
+GRAPH_SECONDS = 0.005  # about what a graph takes, unless there are fewer calls
 FEWEST_REPEATS = 5
 MOST_REPEATS = 50
 

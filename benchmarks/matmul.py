@@ -1,6 +1,6 @@
 """Speed of the quantized product on a GPU, by type, shape and number of rows.
 
-    python -m benchmarks.matmul                                  everything, about four minutes
+    python -m benchmarks.matmul                                  everything, some minutes
     python -m benchmarks.matmul --types Q4_K,Q6_K --shapes 28672x4096 --rows 1,8
     python -m benchmarks.matmul --layout file --json result.json
     python -m benchmarks.matmul --from result.json --update docs/performance.md     no GPU needed

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rocmforge_torch.ops.reference import quant_ops
-from rocmforge_torch.quant_types import QuantType, row_bytes
+from rocmforge_torch.quant_types import QuantType
 from tests.gpu.guards import GuardedMemory
 from tests.ops.quant_blocks import Bytes, random_blocks
 
@@ -22,7 +22,7 @@ ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 128, 200, 512)
 FEW = 8  # beyond so many rows no kernel rounds activations to 8 bits
 TILES = ((64, 256), (128, 1024), (256, 4096))  # [n, k] that tiles of any size end at
 EDGES = ((0, 0), (-1, -1), (1, 1), (-1, 1))  # rows and blocks off
-WIDEST = 4096 + 256
+POOL = 2048  # blocks that weights are drawn from
 NMSE = 1e-4
 TIMES = 2.0  # the error of a product in float16
 
@@ -44,13 +44,23 @@ def ordinary_blocks(row: QuantType, count: int) -> Bytes:
     return blocks
 
 
+@functools.lru_cache(maxsize=2)
+def _pool(row: QuantType, device: str) -> tuple[Tensor, Tensor]:
+    """Blocks [count, bytes] and their values in float64, of at least 32 elements each."""
+    each = max(1, 32 // row.block_size)
+    blocks = torch.from_numpy(ordinary_blocks(row, POOL * each)).view(POOL, -1)
+    values = quant_ops.dequantize(blocks, row.id).double()
+    return blocks.to(device), values.to(device)
+
+
 @functools.lru_cache(maxsize=12)
 def weights(row: QuantType, k: int, device: str) -> tuple[Tensor, Tensor]:
     """qweight [257, row_bytes] and its values in float64: the rows of every shape with this k."""
-    n = TILES[-1][0] + 1
-    blocks = ordinary_blocks(row, n * k // row.block_size)
-    qweight = torch.from_numpy(blocks).view(n, row_bytes(row, k))
-    return qweight.to(device), quant_ops.dequantize(qweight, row.id).double().to(device)
+    blocks, values = _pool(row, device)
+    n, count = TILES[-1][0] + 1, k // values.shape[1]
+    generator = torch.Generator().manual_seed(k)
+    drawn = torch.randint(POOL, (n * count,), generator=generator).to(device)
+    return blocks[drawn].view(n, -1), values[drawn].view(n, k)
 
 
 def shapes(row: QuantType) -> list[tuple[int, int]]:
