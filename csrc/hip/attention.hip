@@ -9,35 +9,50 @@
 namespace rocmforge::gpu {
 namespace {
 
-constexpr int kMergeThreads = 128;
-constexpr int64_t kBlocksPerUnit = 2;  // that a compute unit runs at a time
-constexpr int kKeysPerSplit = 256;     // fewer are not worth a block
+constexpr int kMergeThreads = 512;
+constexpr int64_t kMostSplits = 256;
+constexpr int64_t kBlocksPerUnit = 3;   // that a compute unit runs at a time
+constexpr int64_t kKeysPerSplit = 128;  // fewer are not worth a block
 
-// A block merges one row: exact in the order of the splits.
+// A block merges the splits of one row. Threads that have the same dim share out the splits; what
+// they add up, and in which order, is fixed.
 __global__ void __launch_bounds__(kMergeThreads)
     attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
-  const int dims = static_cast<int>(call.value_dim);
-  const int64_t first = int64_t{blockIdx.x} * plan.splits;
+  __shared__ float2 stats[kMostSplits];
+  __shared__ float factors[kMostSplits], sums[kMergeThreads];
+  const int dims = static_cast<int>(call.value_dim), splits = plan.splits;
+  const int64_t first = int64_t{blockIdx.x} * splits;
+  for (int s = threadIdx.x; s < splits; s += kMergeThreads) stats[s] = partials.stats[first + s];
+  __syncthreads();
   float largest = kNoScore;
-  for (int s = 0; s < plan.splits; ++s) largest = fmaxf(largest, partials.stats[first + s].x);
-  float total = 0.0f;
-  for (int s = 0; s < plan.splits; ++s) {
-    const float2 stats = partials.stats[first + s];
-    total += stats.y * rescale(stats.x, largest);
+  for (int s = 0; s < splits; ++s) largest = fmaxf(largest, stats[s].x);
+  for (int s = threadIdx.x; s < splits; s += kMergeThreads) {
+    factors[s] = rescale(stats[s].x, largest);
   }
-  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+  __syncthreads();
+
+  int columns = 1;
+  while (columns < dims) columns *= 2;
+  const int parts = kMergeThreads / columns;
+  const int dim = threadIdx.x % columns, part = threadIdx.x / columns;
+  float sum = 0.0f;
+  if (dim < dims) {
+#pragma unroll 8
+    for (int s = part; s < splits; s += parts) {
+      sum = fmaf(partials.values[(first + s) * dims + dim], factors[s], sum);
+    }
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (part != 0 || dim >= dims) return;
+  float total = 0.0f;
+  for (int s = 0; s < splits; ++s) total += stats[s].y * factors[s];
+  float value = 0.0f;
+  for (int p = 0; p < parts; ++p) value += sums[p * columns + dim];
   const int64_t pair = blockIdx.x / plan.rows, row = blockIdx.x % plan.rows;
   const int64_t to = output_row(call, static_cast<int>(pair / call.kv_heads),
                                 static_cast<int>(pair % call.kv_heads), row);
-  for (int d = threadIdx.x; d < dims; d += kMergeThreads) {
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int s = 0; s < plan.splits; ++s) {
-      const float factor = rescale(partials.stats[first + s].x, largest);
-      sum = fmaf(partials.values[(first + s) * dims + d], factor, sum);
-    }
-    store_as(call.dtype, call.out, to * dims + d, sum * inverse);
-  }
+  store_as(call.dtype, call.out, to * dims + dim, total == 0.0f ? 0.0f : value / total);
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -90,7 +105,7 @@ AttentionPlan plan_of(const AttentionCall& call) {
   const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
   const int64_t keys = call.blocks_per_sequence * call.block_size;
   const int64_t wanted = kBlocksPerUnit * device_compute_units() / blocks;
-  const int64_t most = ceil_div(keys, kKeysPerSplit);
+  const int64_t most = std::min(kMostSplits, ceil_div(keys, kKeysPerSplit));
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
   return plan;
 }
