@@ -73,6 +73,10 @@ __device__ __forceinline__ Span<__half> half_values(const Group& group, bool ins
   return span;
 }
 
+// Whether x passes through LDS. Eight rows of it stay in the cache: meeting at barriers costs more.
+template <int kChunk>
+constexpr bool kThroughLds = kChunk >= 16;
+
 // Waves of a block that divide the columns, at most: LDS has to hold values of x for each.
 template <int kChunk>
 constexpr int kMostColumnWaves = kChunk < 16   ? 8
@@ -80,7 +84,8 @@ constexpr int kMostColumnWaves = kChunk < 16   ? 8
                                                : 2;
 
 template <class T, class View, int kChunk>
-__global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2) tile_kernel(TileArgs args) {
+__global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
+    tile_kernel(TileArgs args) {
   constexpr int kThreads = kTileWaves * kWaveSize;
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
@@ -124,7 +129,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2) ti
   constexpr int kParts = kMostColumnWaves<kChunk>;
   constexpr int kPieces = kStage * kSlots * 2 * kChunk;  // of 16 bytes, to a part
   constexpr int kEach = (kPieces * kParts + kThreads - 1) / kThreads;
-  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4, kStageBytes = 2 * kParts * kShare * 2;
+  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4;
+  constexpr int kStageBytes = kThroughLds<kChunk> ? 2 * kParts * kShare * 2 : 0;
   __shared__ uint4 memory[(kSumBytes > kStageBytes ? kSumBytes : kStageBytes) / 16];
   __half* const staged = reinterpret_cast<__half*>(memory);
   const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
@@ -163,39 +169,45 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2) ti
   Acc sums[kTiles] = {};
 #pragma unroll
   for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
-  fetch(0, 0, 0);
-  land(0);
+  if constexpr (kThroughLds<kChunk>) {
+    fetch(0, 0, 0);
+    land(0);
+  }
   int buffer = 0;
   for (int at = 0; at < turns; at += turns_apart) {
     for_each_group<kPhases>([&](auto phase) {
       constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
-      if constexpr (phase % kStage == 0) {
+      if constexpr (kThroughLds<kChunk> && phase % kStage == 0) {
         constexpr bool kWraps = phase + kStage >= kPhases;
         fetch(kWraps ? at + turns_apart : at, kWraps ? 0 : phase + kStage, buffer ^ 1);
       }
       const int turn = at + part * kAhead + a;
       const bool inside = turn * kSlots + slot(lane) < steps;
-      const int step = step_of(turn, slot(lane)) % kSteps<T>;
+      const int s = step_of(turn, slot(lane)), step = s % kSteps<T>;
       Span<__half> weights[kLaneRowsA];
 #pragma unroll
       for (int i = 0; i < kLaneRowsA; ++i) {
         weights[i] = half_values<T>(T::template decode<g>(raw[a][i], step), inside);
       }
       if constexpr (g == T::kGroups - 1) load(turn + turns_apart, raw[a]);
-      const int from =
-          (buffer * kParts + part) * kShare + (phase % kStage * kSlots + slot(lane)) * kRegion;
+      const __half* from = nullptr;
+      if constexpr (kThroughLds<kChunk>) {
+        from = staged + (buffer * kParts + part) * kShare +
+               (phase % kStage * kSlots + slot(lane)) * kRegion;
+      } else {
+        from = x + (s / kSteps<T> * T::kBlock + T::template first<g>(step)) * kChunk;
+      }
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         if (kTiles > 1 && t * Acc::kCols >= x_rows) break;
         Span<__half> values[kHalves];
 #pragma unroll
         for (int j = 0; j < kHalves; ++j) {
-          values[j] =
-              load_halves(staged + from + 8 * (t * Acc::kCols + row_of_b(lane, j)), 8 * kChunk);
+          values[j] = load_halves(from + 8 * (t * Acc::kCols + row_of_b(lane, j)), 8 * kChunk);
         }
         mma(sums[t], weights, values);
       }
-      if constexpr ((phase + 1) % kStage == 0) {
+      if constexpr (kThroughLds<kChunk> && (phase + 1) % kStage == 0) {
         buffer ^= 1;
         land(buffer);
       }
@@ -230,7 +242,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2) ti
 template <int kChunk>
 int row_waves_for(int64_t w_rows, int64_t chunks) {
   const int64_t tiles = (w_rows + 15) / 16 * chunks;
-  const int64_t blocks = (kChunk < 64 ? 3 : 1) * int64_t{device_compute_units()};
+  constexpr int kBlocks = kChunk < 16 ? 6 : kChunk < 64 ? 3 : 1;
+  const int64_t blocks = kBlocks * int64_t{device_compute_units()};
   int waves = kTileWaves / kMostColumnWaves<kChunk>;
   while (2 * waves <= kTileWaves && tiles / (2 * waves) >= blocks) waves *= 2;
   return waves;

@@ -19,7 +19,7 @@ namespace rocmforge {
 namespace {
 
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
-constexpr int64_t kMaxTileRows = 256;  // up to which decoding weights in registers is
+constexpr int64_t kMaxTileRows = 128;  // up to which decoding weights in registers is
 
 // A weight of plain numbers of `dtype` as an ordinary tensor, without a copy.
 Tensor plain_values(const Weight& weight, ScalarType dtype) {
