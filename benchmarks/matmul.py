@@ -25,10 +25,14 @@ import torch
 from torch import Tensor
 
 import rocmforge_torch  # noqa: F401  (its ops)
-from benchmarks.cpu_matmul import QUANTIZED, random_blocks
+from benchmarks.cpu_matmul import random_blocks
 from benchmarks.gpu_timing import Call, Floors, Timer, measure_floors, no_gpu
 from benchmarks.matmul_tables import markdown, percent, replace_between_markers, rounded
-from rocmforge_torch.quant_types import QuantType, quant_type, row_bytes
+from rocmforge_torch.ops.reference.quants.registry import FORMATS
+from rocmforge_torch.quant_types import QUANT_TYPES, QuantType, quant_type, row_bytes
+
+# Plain numbers last.
+TYPES = sorted((QUANT_TYPES[qtype] for qtype in FORMATS), key=lambda row: not row.is_quantized)
 
 SHAPES = "4096x4096,6144x4096,28672x4096,4096x14336,128256x4096"
 ROWS = "1,2,4,8,16,32,128,512,2048"
@@ -112,8 +116,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         flush=True,
     )
     rows = [int(m) for m in args.rows.split(",")]
-    results: list[Result] = []
-    failed: list[str] = []
+    record: dict[str, Any] = {
+        "card": card,
+        "torch": torch.__version__,
+        "layout": args.layout,
+        "dtype": args.dtype,
+        "floors": asdict(floors),
+        "results": [],
+        "failed": [],
+    }
     for name in (LINEAR, *args.types.split(",")):
         for shape in args.shapes.split(","):
             n, k = map(int, shape.split("x"))
@@ -122,24 +133,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     measure(timer, name, n, k, rows, LAYOUTS[args.layout], DTYPES[args.dtype])
                 )
             except RuntimeError as error:
-                failed.append(f"{name} {shape}: {error}")
+                record["failed"].append(f"{name} {shape}: {error}")
                 continue
-            results += found
+            record["results"] += map(asdict, found)
             print(line(found, floors), flush=True)
-    return {
-        "card": card,
-        "torch": torch.__version__,
-        "layout": args.layout,
-        "dtype": args.dtype,
-        "floors": asdict(floors),
-        "results": [asdict(r) for r in results],
-        "failed": failed,
-    }
+        if args.json:  # as far as it got
+            args.json.write_text(json.dumps(record, indent=1))
+    return record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--types", default=",".join(QUANTIZED), help="comma-separated names")
+    parser.add_argument(
+        "--types", default=",".join(row.name for row in TYPES), help="comma-separated names"
+    )
     parser.add_argument("--shapes", default=SHAPES, help="comma-separated NxK")
     parser.add_argument("--rows", default=ROWS, help="comma-separated")
     parser.add_argument("--layout", choices=LAYOUTS, default="packed")
@@ -157,8 +164,6 @@ def main() -> None:
     else:
         with torch.inference_mode():
             record = run(args)
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1))
     if args.markdown:
         print(markdown(record))
     if args.update:
