@@ -6,13 +6,8 @@
 
 namespace rocmforge::gpu {
 
-// GGML's name of a type that `quantize` knows, elements and bytes of its block; null and 0 for any
-// other type.
-struct QuantizedBlock {
-  const char* name;
-  int values, bytes;
-};
-QuantizedBlock quantized_block(int qtype);
+// Whether `quantize` knows a type, by GGML's number. Blocks hold 32 values.
+bool has_quantizer(int qtype);
 
 // `rows` rows of `width` elements, whole blocks, to contiguous blocks.
 Status quantize(int qtype, DType dtype, const void* x, const RowLayout* x_rows, int64_t rows,

@@ -55,13 +55,8 @@ int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace
 
-QuantizedBlock quantized_block(int qtype) {
-  QuantizedBlock block = {nullptr, 0, 0};
-  with_quantizer(qtype, [&](auto quantizer) {
-    using Quantizer = decltype(quantizer);
-    block = {Quantizer::kName, 32, Quantizer::kBytes};
-  });
-  return block;
+bool has_quantizer(int qtype) {
+  return with_quantizer(qtype, [](auto) {});
 }
 
 Status quantize(int qtype, DType dtype, const void* x, const RowLayout* x_rows, int64_t rows,

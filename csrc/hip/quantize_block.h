@@ -1,7 +1,7 @@
 // Quantizers of a block of 32 values by four neighbouring lanes, 8 values each: the steps of
 // rocmforge_torch/ops/reference/quants/simple.py in their order, and so gguf-py's bits.
 //
-// A quantizer has kType and kName (GGML's), kBytes (of a block, at an even address) and
+// A quantizer has kType (GGML's number), kBytes (of a block, at an even address) and
 //   store(x, lane, block, active)   all lanes of the wave call it; groups that are not active,
 //   whose
 //                                   lanes share that, write nothing
@@ -192,27 +192,21 @@ struct QuantizeBytes {
 
 struct QuantizeQ4_0 : QuantizeAroundZero<4> {
   static constexpr int kType = 2;
-  static constexpr const char* kName = "Q4_0";
 };
 struct QuantizeQ4_1 : QuantizeAboveMinimum<4> {
   static constexpr int kType = 3;
-  static constexpr const char* kName = "Q4_1";
 };
 struct QuantizeQ5_0 : QuantizeAroundZero<5> {
   static constexpr int kType = 6;
-  static constexpr const char* kName = "Q5_0";
 };
 struct QuantizeQ5_1 : QuantizeAboveMinimum<5> {
   static constexpr int kType = 7;
-  static constexpr const char* kName = "Q5_1";
 };
 struct QuantizeQ8_0 : QuantizeBytes<false> {
   static constexpr int kType = 8;
-  static constexpr const char* kName = "Q8_0";
 };
 struct QuantizeQ8_1 : QuantizeBytes<true> {
   static constexpr int kType = 9;
-  static constexpr const char* kName = "Q8_1";
 };
 
 template <typename T>

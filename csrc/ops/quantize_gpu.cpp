@@ -2,11 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include <array>
-#include <vector>
 
 #include "hip/quantize.h"
 #include "ops/gpu.h"
 #include "ops/gpu_rows.h"
+#include "ops/quantize_checks.h"
 
 namespace rocmforge {
 namespace {
@@ -21,24 +21,14 @@ Tensor quantize_by_reference(const Tensor& x, int64_t qtype) {
 }
 
 Tensor quantize(const Tensor& x, int64_t qtype) {
-  constexpr const char* op = "quantize";
-  const bool known = 0 <= qtype && qtype < 1 << 16;
-  const gpu::QuantizedBlock block = gpu::quantized_block(known ? static_cast<int>(qtype) : -1);
-  if (block.name == nullptr) return quantize_by_reference(x, qtype);
-  check_float(op, "x", x);
-  check_dim(op, "x", x, 1);
-  const int64_t k = x.size(x.dim() - 1);
-  check(k % block.values == 0, op, "the last dimension of x must be a multiple of ", block.name,
-        "'s block size ", block.values, ", got ", k);
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < x.dim(); ++i) shape.push_back(x.size(i));
-  shape.back() = k / block.values * block.bytes;
-  Tensor out = torch::stable::new_empty(x, shape, ScalarType::Byte);
+  const QuantTypeInfo& type = check_quantize(x, qtype);
+  if (!gpu::has_quantizer(type.id)) return quantize_by_reference(x, qtype);
+  Tensor out = empty_blocks(x, type);
   if (out.numel() == 0) return out;
-  const GpuLaunch launch(op, x);
+  const GpuLaunch launch("quantize", x);
   const GpuRows rows(x);
-  launch.done(gpu::quantize(static_cast<int>(qtype), gpu_dtype(x), rows.data(), &rows.layout,
-                            rows.count, k, out.mutable_data_ptr(), launch.stream()));
+  launch.done(gpu::quantize(type.id, gpu_dtype(x), rows.data(), &rows.layout, rows.count,
+                            x.size(x.dim() - 1), out.mutable_data_ptr(), launch.stream()));
   return out;
 }
 

@@ -29,15 +29,6 @@ const Quantizer* find_quantizer(int qtype) {
   return nullptr;
 }
 
-std::string quantizer_names() {
-  std::string names;
-  for (const Quantizer& entry : kQuantizers) {
-    if (!names.empty()) names += ", ";
-    names += entry.name;
-  }
-  return names;
-}
-
 void quantize_rows(int qtype, const float* x, uint8_t* out, int64_t rows, int64_t k) {
   const Quantizer& entry = *find_quantizer(qtype);
   const int64_t blocks = rows * (k / entry.block_size);

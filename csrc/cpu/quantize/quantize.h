@@ -5,7 +5,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace rocmforge::cpu {
 
@@ -20,11 +19,6 @@ struct Quantizer {
 
 // Null for a type without a quantizer.
 const Quantizer* find_quantizer(int qtype);
-
-inline bool can_quantize(int qtype) { return find_quantizer(qtype) != nullptr; }
-
-// The names of all types with a quantizer, separated by commas.
-std::string quantizer_names();
 
 // Quantizes contiguous rows of k elements, a multiple of the block size, of a type that has a
 // quantizer. On one thread; blocks are independent of each other.
