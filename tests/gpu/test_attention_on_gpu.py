@@ -185,8 +185,9 @@ def test_a_captured_call_sees_new_lengths(name: str, queries: int) -> None:
         graph.replay()
         assert torch.equal(got, attention(*args, **options)), lengths
         wanted = reference.attention(*args, **options)
-        tolerance = 2e-5 if name == "f32" else 4e-3
-        torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+        # Results are float16; float32 arithmetic may round the last bit the other way.
+        rtol, atol = (1e-3, 1e-6) if name == "f32" else (4e-3, 4e-3)
+        torch.testing.assert_close(got, wanted, rtol=rtol, atol=atol)
 
 
 def test_queries_of_any_head_size_have_a_limit() -> None:
