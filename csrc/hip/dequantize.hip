@@ -80,15 +80,15 @@ __global__ void __launch_bounds__(kThreads)
   store_as(out.dtype, out.data, i, known ? to_float(values[i - at * cols]) : nanf(""));
 }
 
-template <typename In, typename Bias, typename Out>
+template <typename In>
 __global__ void __launch_bounds__(kThreads)
-    finish_kernel(const In* __restrict__ product, int64_t total, int cols,
-                  const Bias* __restrict__ bias, Out* __restrict__ out, int64_t stride) {
+    finish_kernel(const In* __restrict__ product, int64_t total, int cols, DType bias_dtype,
+                  const void* bias, Target out, int64_t stride) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t row = i / cols, col = i - row * cols;
-  const float value = to_float(product[i]) + (bias ? to_float(bias[col]) : 0.0f);
-  out[row * stride + col] = from_float<Out>(value);
+  const float shift = bias ? load_as(bias_dtype, bias, col) : 0.0f;
+  store_as(out.dtype, out.data, row * stride + col, to_float(product[i]) + shift);
 }
 
 unsigned blocks_for(int64_t threads) {
@@ -103,22 +103,10 @@ Status finish_product(DType product_dtype, const void* product, int64_t rows, in
   const int64_t total = rows * cols;
   if (total == 0) return nullptr;
   with_dtype(product_dtype, [&](auto in) {
-    with_dtype(dtype, [&](auto element) {
-      const auto launch = [&](auto bias_element) {
-        using In = decltype(in);
-        using Out = decltype(element);
-        using Bias = decltype(bias_element);
-        finish_kernel<In, Bias, Out>
-            <<<blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-                static_cast<const In*>(product), total, static_cast<int>(cols),
-                static_cast<const Bias*>(bias), static_cast<Out*>(out), stride);
-      };
-      if (bias_dtype == DType::kFloat32) {
-        launch(float{});
-      } else {
-        launch(element);
-      }
-    });
+    using In = decltype(in);
+    finish_kernel<In><<<blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
+        static_cast<const In*>(product), total, static_cast<int>(cols), bias_dtype, bias,
+        Target{dtype, out}, stride);
   });
   return launch_status();
 }
