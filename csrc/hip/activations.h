@@ -53,9 +53,11 @@ struct LdsActivations {
   __device__ __forceinline__ void fill(DType dtype, const void* x, int cols) const {
     const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
     // Whole waves go round, for the shuffles.
+    const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
 #pragma unroll 1
-    for (int first = 0; first < cols; first += kThreadCodes * static_cast<int>(blockDim.x)) {
-      const int col = first + kThreadCodes * static_cast<int>(threadIdx.x);
+    for (int first = kThreadCodes * kWaveSize * wave; first < cols;
+         first += kThreadCodes * static_cast<int>(blockDim.x)) {
+      const int col = first + kThreadCodes * lane;
       float values[kRows][kThreadCodes] = {};
       if (col < cols) {
 #pragma unroll

@@ -23,8 +23,8 @@ struct MatvecCall {
 };
 
 // out[m, n] = x[m] . w[n] + bias[n], by integer dot products with x rounded to 8 bits: code =
-// round(x * (127 / max |x|)), scale = max |x| / 127 over 32 neighbours. A block with an infinity or a NaN
-// gets a scale that is not finite.
+// round(x * (127 / max |x|)), scale = max |x| / 127 over 32 neighbours. A block with an infinity or
+// a NaN gets a scale that is not finite.
 Status matvec(const MatvecCall& call);
 
 // out[m, n] = act(x[m] . w[n]) * (x[m] . w[n + w.rows / 2]) for the first half of the rows: the

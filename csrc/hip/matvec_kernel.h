@@ -19,20 +19,27 @@ namespace rocmforge::gpu {
 
 constexpr int kPair = 2;  // rows of w
 
-// Steps of a pair whose loads are under way.
-constexpr int kAhead = 2;
-
 // Registers that a step of a pair takes, about.
-template <class T, class View, int M>
-constexpr int kStepRegisters = kPair * M * static_cast<int>(sizeof(typename T::Raw)) / 4 +
-                               (loads_are_whole<T, View>() ? 0 : 4);
+template <class T, class View>
+constexpr int kStepRegisters =
+    kPair * static_cast<int>(sizeof(typename T::Raw)) / 4 + (loads_are_whole<T, View>() ? 0 : 4);
 
-// Threads of a block, of which a multiprocessor holds one: fewer where each needs more registers.
+template <class T>
+constexpr bool kHasTables = LdsTables<T>::kWords > 0;
+
+// Threads of a block, of which a multiprocessor holds one. More cost more at the start; look-ups
+// need them to hide what they wait for, as far as the registers go.
 template <class T, class View, int M>
-constexpr int kMatvecThreads = kStepRegisters<T, View, M> <= 10   ? 1024
-                               : kStepRegisters<T, View, M> <= 16 ? 768
-                               : kStepRegisters<T, View, M> <= 30 ? 512
-                                                                  : 384;
+constexpr int kMatvecThreads = kHasTables<T> && M == 1 && kStepRegisters<T, View> <= 10   ? 1024
+                               : kHasTables<T> && M == 1 && kStepRegisters<T, View> <= 16 ? 768
+                               : T::kGroups == 8 && kStepRegisters<T, View> >= 28         ? 384
+                                                                                          : 512;
+
+// Steps of a pair whose loads are under way.
+template <class T, class View>
+constexpr int kMatvecAhead = kStepRegisters<T, View> <= 14 && !kHasTables<T> ? 4
+                             : kStepRegisters<T, View> <= 32                 ? 2
+                                                                             : 1;
 
 struct MatvecArgs {
   const uint8_t* w;
@@ -126,6 +133,7 @@ template <class T, class View, int M>
 __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
   using X = LdsActivations<T, M>;
   using Raw = typename T::Raw;
+  constexpr int kAhead = kMatvecAhead<T, View>;
   constexpr int kWaves = kMatvecThreads<T, View, M> / kWaveSize;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
@@ -231,12 +239,17 @@ template <class T, class View, int M>
 void launch_view(MatvecArgs args, Stream stream) {
   constexpr int kThreads = kMatvecThreads<T, View, M>;
   const int lanes = device_wave_size(), waves = kThreads / lanes;
-  const int blocks = smaller(device_compute_units() * blocks_per_unit(kThreads), args.pairs);
+  const int units = device_compute_units();
+  const int blocks = smaller(units * blocks_per_unit(kThreads), args.pairs);
   const int steps = args.cols / (16 * T::kGroups), chunks = (steps + lanes - 1) / lanes;
-  // Few rows: as many waves to a pair as there are, where each has something to do.
+  // Few rows: as many waves to a pair as there are, where each has something to do; as many in both
+  // layouts, so that they give the same bits.
+  const int shared_threads =
+      smaller(kMatvecThreads<T, FileView<T>, M>, kMatvecThreads<T, PackedView<T>, M>);
+  const int shared_waves = shared_threads / lanes;
   args.parts_log2 = 0;
-  for (int parts = 2; waves % parts == 0 && parts <= chunks &&
-                      int64_t{parts} * args.pairs <= int64_t{blocks} * waves;
+  for (int parts = 2; waves % parts == 0 && shared_waves % parts == 0 && parts <= chunks &&
+                      int64_t{parts} * args.pairs <= int64_t{units} * shared_waves;
        parts *= 2) {
     ++args.parts_log2;
   }

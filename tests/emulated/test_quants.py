@@ -250,12 +250,16 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
     row = named(name)
     qweight, x = weights_and_x(row, 10, 2, rows)
     bias = torch.randn(10)
-    products = rounded_to_8_bits(x) @ quant_ops.dequantize(qweight, row.id).double().T + bias
-    gates, ups = products.split(5, dim=1)
+    rounded, values = rounded_to_8_bits(x), quant_ops.dequantize(qweight, row.id).double()
+    gates, ups = (rounded @ values.T + bias).split(5, dim=1)
+    # What float32 sums may be off by, and how far that changes the result: no slope exceeds 1.13.
+    sums = 1e-5 * (rounded.abs() @ values.abs().T + bias.abs())
+    gate_error, up_error = sums.split(5, dim=1)
     acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
         F.silu,
         partial(F.gelu, approximate="tanh"),
     ]
     for gate, act in enumerate(acts):
         got, _ = matvec(emulator, arch, row, x, qweight, 0, bias, gate)
-        torch.testing.assert_close(got.double(), act(gates) * ups, rtol=1e-4, atol=1e-4)
+        allowed = 1.13 * gate_error * ups.abs() + act(gates).abs() * up_error
+        assert ((got.double() - act(gates) * ups).abs() <= allowed + 1e-6).all()
