@@ -14,6 +14,7 @@ from rocmforge_torch import extension
 sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 
 COUNTED = pytest.StashKey[int]()
+NOTES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +35,18 @@ def count_cases(pytestconfig: pytest.Config) -> Callable[[int], None]:
     return add
 
 
+@pytest.fixture
+def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Has a line printed at the end of the run."""
+    return pytestconfig.stash.setdefault(NOTES, []).append
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if cases := config.stash.get(COUNTED, 0):
         terminalreporter.write_line(f"{cases:,} GPU cases counted inside of tests")
+    if notes := config.stash.get(NOTES, []):
+        terminalreporter.section(f"{len(notes)} results of rounded activations above NMSE 1e-4")
+        for line in notes:
+            terminalreporter.write_line(line)

