@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 from tools.amd import peer
@@ -40,13 +42,19 @@ DOC = ROOT / "docs" / "isa.md"
 
 def measure_all(images: Sequence[bytes], budget: Budget) -> Iterator[Measure]:
     """Measures of every kernel in the code objects."""
-    for image in images:
-        code = CodeObject(image)
-        kernels = code.kernels.values()
-        found = {k.symbol: budget.weights(k.name) for k in kernels}
-        weights = {symbol: numbers for symbol, numbers in found.items() if numbers is not None}
-        lds = {k.symbol: budget.dynamic_lds(k.name) for k in kernels}
-        yield from measure(code, weights, dynamic_lds=lds)
+    with ProcessPoolExecutor() as pool:
+        for measures in pool.map(measure_one, images, repeat(budget)):
+            yield from measures
+
+
+def measure_one(image: bytes, budget: Budget) -> list[Measure]:
+    """Measures of the kernels of one code object."""
+    code = CodeObject(image)
+    kernels = code.kernels.values()
+    found = {k.symbol: budget.weights(k.name) for k in kernels}
+    weights = {symbol: numbers for symbol, numbers in found.items() if numbers is not None}
+    lds = {k.symbol: budget.dynamic_lds(k.name) for k in kernels}
+    return list(measure(code, weights, dynamic_lds=lds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

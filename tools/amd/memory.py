@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from .code_object import Kernel
 from .disassembly import Instruction
@@ -52,14 +53,15 @@ def access_bytes(mnemonic: str) -> tuple[str, int] | None:
     return match["what"], 8 if match["rest"].endswith(("x2", "64")) else 4
 
 
-def registers(text: str) -> list[Register]:
+@cache
+def registers(text: str) -> tuple[Register, ...]:
     """Every register that an operand names: v[2:3] is two."""
     found: list[Register] = []
     for match in _REGISTER.finditer(text):
         low = int(match["one"] or match["low"])
         high = int(match["one"] or match["high"])
         found += [(match["file"], number) for number in range(low, high + 1)]
-    return found
+    return tuple(found)
 
 
 def accesses(kernel: Kernel, body: Sequence[Instruction], kernarg: int) -> list[Access]:
@@ -134,8 +136,9 @@ def _scalar_load(
         origin[register] = marks
 
 
-def _operands(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r",\s*(?![^\[]*\])", text)] if text else []
+@cache
+def _operands(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in re.split(r",\s*(?![^\[]*\])", text)) if text else ()
 
 
 @dataclass

@@ -1,11 +1,16 @@
-// One type of every family as matvec kernels: what a test run compiles for the architectures that
-// it does not compile everything for.
+// One type of every family as matvec and tile kernels: what a test run compiles for the
+// architectures that it does not compile everything for.
 #include "hip/matvec_kernel.h"
+#include "hip/tile_kernel.h"
 
 namespace rocmforge::gpu {
 
+using Representative = TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>;
+
 Status matvec_representative(const MatvecCall& call, bool gated, Activation act) {
-  return matvec_of<TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>>(call, gated, act);
+  return matvec_of<Representative>(call, gated, act);
 }
+
+Status tile_representative(const TileCall& call) { return tile_of<Representative>(call); }
 
 }  // namespace rocmforge::gpu

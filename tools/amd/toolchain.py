@@ -38,8 +38,11 @@ def kernel_sources() -> list[Path]:
 
 
 def representative_sources() -> list[Path]:
-    """The sources with one type of every family instead of all: a quarter of the time."""
-    heavy = re.compile(r"^(matvec_|dequantize)")
+    """The sources with one type of every family, and attention with float16 and q8_0 caches."""
+    heavy = re.compile(
+        r"^(matvec_|tile_(simple|k|grid|small)\.|dequantize"
+        r"|attention_(tile|tile_any|decode)_(bf16|e4m3|e5m2|q4_0)\.)"
+    )
     light = [source for source in kernel_sources() if not heavy.match(source.name)]
     return [*light, Path(__file__).with_name("representative.hip")]
 
