@@ -60,38 +60,23 @@ Tensor as_matrix(const Tensor& t, int64_t k) {
 void multiply_into(Tensor& out, const Tensor& a, const Tensor& b) {
   std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
                                     torch::stable::detail::from(out)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
   out = torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// a . b + bias with one rounding, where all have one dtype.
-Tensor linear(const Tensor& a, const Tensor& b, const Tensor& bias) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a),
-                                    torch::stable::detail::from(torch::stable::transpose(b, 0, 1)),
-                                    torch::stable::detail::from(std::optional<Tensor>(bias))};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// out[:, first : first + columns of b] = a . b + bias, without a copy where the GEMM can do all.
+// out[:, first : first + columns of b] = a . b + bias, by a GEMM that writes there itself if it
+// can.
 void multiply(const GpuLaunch& launch, const Tensor& a, const Tensor& b, const Tensor* bias,
               Tensor& out, int64_t first) {
   const int64_t cols = b.size(1), width = last_size(out);
-  const ScalarType dtype = a.scalar_type();
-  if (!bias && dtype == out.scalar_type()) {
+  if (!bias && a.scalar_type() == out.scalar_type()) {
     Tensor part = torch::stable::view(out, std::vector<int64_t>{out.numel() / width, width});
     part = torch::stable::narrow(part, 1, first, cols);
     return multiply_into(part, a, b);
   }
-  if (bias && dtype == out.scalar_type() && dtype == bias->scalar_type()) {
-    Tensor shifts = *bias;
-    const Tensor product = linear(a, b, torch::stable::narrow(shifts, 0, first, cols));
-    if (cols < width) return finish(launch, product, nullptr, cols, out, first);
-    out = torch::stable::view(product, out.sizes());
-    return;
-  }
-  Tensor product = torch::stable::new_empty(a, std::vector<int64_t>{a.size(0), cols}, dtype);
+  Tensor product =
+      torch::stable::new_empty(a, std::vector<int64_t>{a.size(0), cols}, a.scalar_type());
   multiply_into(product, a, b);
   finish(launch, product, bias, cols, out, first);
 }
