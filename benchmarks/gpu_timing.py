@@ -49,12 +49,11 @@ def _timed() -> Iterator[Callable[[], float]]:
 
 
 class Timer:
-    """Measures calls; all graphs of a timer share their memory."""
+    """Measures calls by graph replay, on a stream of its own."""
 
     def __init__(self, seconds: float) -> None:
         """seconds: of repeats, for a figure."""
         self.seconds = seconds
-        self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
 
     def microseconds(self, calls: Sequence[Call], at_least: int = 1) -> float:
@@ -71,7 +70,7 @@ class Timer:
             count = max(at_least, int(GRAPH_SECONDS / max(estimate, 1e-6)))
             chosen = calls[: max(count, 1)]
             graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(pool=self._pool)
+            graph.capture_begin()
             try:
                 for call in chosen:
                     call()
