@@ -23,13 +23,13 @@ constexpr int kTileWaves = 8;  // of a block
 template <class T>
 constexpr int kTileShift = 4;
 template <>
-constexpr int kTileShift<Q6_K> = 2;
+inline constexpr int kTileShift<Q6_K> = 2;
 template <>
-constexpr int kTileShift<IQ4_XS> = 2;
+inline constexpr int kTileShift<IQ4_XS> = 2;
 template <>
-constexpr int kTileShift<MXFP4> = 0;
+inline constexpr int kTileShift<MXFP4> = 0;
 template <>
-constexpr int kTileShift<NVFP4> = 0;
+inline constexpr int kTileShift<NVFP4> = 0;
 
 // Steps of a row whose loads a lane keeps under way.
 template <class T>

@@ -118,8 +118,9 @@ def _ggml(measures: Sequence[Measure], budget: Budget) -> str:
             rows.append([f"{name}, ours", *_summary_row(summary(ours[kernel]) | executed[name])])
         rows.append([f"{name}, ggml", *_summary_row(row)])
     header = (
-        "one row of x|VGPRs|LDS|waves|weights a turn|instructions per weight|cycles per weight"
-        "|dot|loads|of 16 bytes|in flight|executed per weight|lines per load|visits of a line"
+        "one row of x|VGPRs|static LDS|waves|weights a turn|instructions per weight"
+        "|cycles per weight|dot|loads|of 16 bytes|in flight|executed per weight|lines per load"
+        "|visits of a line"
     )
     return f"## Beside ggml, {ARCH}\n\n{_PEER.format(version=record['version'])}\n" + table(
         header, rows
