@@ -117,17 +117,31 @@ def test_the_library_links_for_amd(toolchain: Toolchain, amd_library: Path) -> N
     assert {s for code in inside for s in code.kernels} == {s for c in compiled for s in c.kernels}
 
 
-def test_the_library_loads_beside_the_hip_runtime(amd_library: Path) -> None:
-    """Every symbol is found at once, in libamdhip64, libtorch and the C library."""
+# What a libtorch for GPUs has and one for the CPU has not.
+STREAM = "aoti_torch_get_current_cuda_stream"
+
+
+def test_the_library_loads_beside_the_hip_runtime(amd_library: Path, tmp_path: Path) -> None:
+    """Every symbol is found at once, in libamdhip64, libtorch, the C library and, for the current
+    stream, in a stand-in for the libtorch for GPUs; then its ops are registered.
+    """
+    subprocess.run(
+        [find_program("clang++"), "-shared", "-x", "c++", "-", "-o", tmp_path / "libtorch_hip.so"],
+        input=f'extern "C" int {STREAM}(int, void**) {{ return 1; }}',
+        text=True,
+        check=True,
+    )
     code = """
 import ctypes, os, sys, torch
-ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW)
 import rocmforge_torch
+ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW)
 for op in ("quant_matmul", "attention", "sample"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"rocmforge::{op}", "CUDA"), op
 """
-    env = {**os.environ, "LD_LIBRARY_PATH": str(NINJA / "gpu")}
     done = subprocess.run(
-        [sys.executable, "-c", code, amd_library], env=env, capture_output=True, text=True
+        [sys.executable, "-c", code, amd_library],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
