@@ -1,0 +1,348 @@
+"""What executing a node does besides returning a value: writes, sharing of memory, randomness.
+
+Every pass asks here before it moves, merges or removes a node. The answers come from op schemas
+where there is one, from short tables for PyTorch's Python functions, methods and modules, and from
+the graph itself for nested GraphModules. What nothing is known about counts as effectful.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.operator_schemas import get_signature_for_torch_op
+
+Schema = torch.FunctionSchema
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a node does to its inputs and to the world."""
+
+    writes: frozenset[fx.Node] = frozenset()  # inputs whose memory it changes
+    reshapes: frozenset[fx.Node] = frozenset()  # inputs whose shape or strides it changes in place
+    aliases: frozenset[fx.Node] = frozenset()  # inputs whose memory its result may share
+    is_view: bool = False  # its result certainly shares their memory and reads no element
+    is_random: bool = False  # it draws from a random stream
+    is_effectful: bool = False  # anything else that must happen, in order
+
+    @property
+    def is_functional(self) -> bool:
+        return not (self.writes or self.reshapes or self.is_random or self.is_effectful)
+
+
+EFFECTFUL = Behaviour(is_effectful=True)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Methods and functions of PyTorch that have no schema under their own name: they change nothing
+# and may return their input.
+PURE_METHODS = _words(
+    "bfloat16 bool char cpu cuda dim double element_size float half int is_contiguous "
+    "is_floating_point long ndimension numel short size storage_offset stride type __len__"
+)
+RESHAPING_METHODS = _words(
+    "as_strided_ resize_ resize_as_ set_ squeeze_ swapaxes_ swapdims_ t_ transpose_ unsqueeze_"
+)
+INPLACE_OPERATORS = frozenset(
+    getattr(operator, f"i{name}")
+    for name in _words(
+        "add and concat floordiv lshift matmul mod mul or pow rshift sub truediv xor"
+    )
+)
+SUBSCRIPTS = (operator.getitem, getattr)
+# torch.nn.functional: what is random, and what writes to buffers or weights that it is given.
+RANDOM_FUNCTIONS = _words(
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout rrelu "
+    "gumbel_softmax fractional_max_pool2d fractional_max_pool3d multi_head_attention_forward "
+    "scaled_dot_product_attention"
+)
+WRITING_FUNCTIONS = _words("batch_norm instance_norm embedding embedding_bag")
+# Modules whose forward is a function of input and parameters alone.
+PURE_MODULES: tuple[type[torch.nn.Module], ...] = (
+    torch.nn.Linear,
+    torch.nn.Identity,
+    torch.nn.Flatten,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+    torch.nn.GroupNorm,
+    torch.nn.Conv1d,
+    torch.nn.Conv2d,
+    torch.nn.Conv3d,
+    torch.nn.GELU,
+    torch.nn.Tanh,
+    torch.nn.Sigmoid,
+    torch.nn.Softmax,
+    torch.nn.MaxPool2d,
+    torch.nn.AvgPool2d,
+    torch.nn.AdaptiveAvgPool2d,
+)
+# Pure unless they were made with inplace=True.
+INPLACE_MODULES: tuple[type[torch.nn.Module], ...] = (
+    torch.nn.ReLU,
+    torch.nn.ReLU6,
+    torch.nn.SiLU,
+    torch.nn.Hardswish,
+    torch.nn.LeakyReLU,
+    torch.nn.ELU,
+)
+# Ops made of other ops that always return new memory.
+FRESH_COMPOSITES = _words(
+    "linear matmul layer_norm rms_norm group_norm softmax log_softmax conv1d conv2d conv3d "
+    "cross_entropy_loss std var outer inner tile one_hot square"
+)
+# Control flow: as functional as the graphs it chooses from.
+CONTROL_FLOW = _words("cond map_impl while_loop scan invoke_subgraph")
+
+
+def behaviour_of(node: fx.Node) -> Behaviour:
+    """What executing `node` does, conservatively."""
+    if node.op in ("placeholder", "get_attr"):
+        return Behaviour()
+    if node.op == "output":
+        return EFFECTFUL
+    if node.op == "call_module":
+        return _of_module(node, _owner(node).get_submodule(str(node.target)))
+    if node.op == "call_method":
+        return _of_method(node)
+    return _of_function(node)
+
+
+def is_functional_graph(gm: fx.GraphModule) -> bool:
+    """Whether running the graph changes nothing: no write to an input or attribute, no effect."""
+    return all(behaviour_of(node).is_functional for node in gm.graph.nodes if node.op != "output")
+
+
+def tensors_of(node: fx.Node) -> frozenset[fx.Node]:
+    return frozenset(node.all_input_nodes)
+
+
+def _owner(node: fx.Node) -> torch.nn.Module:
+    owner = node.graph.owning_module
+    assert owner is not None, "the graph belongs to no module"
+    return owner
+
+
+def _of_module(node: fx.Node, module: torch.nn.Module) -> Behaviour:
+    inputs = tensors_of(node)
+    if isinstance(module, fx.GraphModule):
+        return Behaviour(aliases=inputs) if is_functional_graph(module) else EFFECTFUL
+    if type(module) in PURE_MODULES and not _has_hooks(module):
+        return Behaviour(aliases=inputs)
+    if type(module) in INPLACE_MODULES and not _has_hooks(module):
+        writes = inputs if getattr(module, "inplace", False) else frozenset()
+        return Behaviour(writes=writes, aliases=inputs)
+    if isinstance(module, torch.nn.Sequential) and type(module) is torch.nn.Sequential:
+        parts = [_of_module(node, part) for part in module]
+        if all(part.is_functional for part in parts) and not _has_hooks(module):
+            return Behaviour(aliases=inputs)
+    return EFFECTFUL
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _of_method(node: fx.Node) -> Behaviour:
+    name = str(node.target)
+    self_ = frozenset(n for n in [node.args[0]] if isinstance(n, fx.Node))
+    if name in PURE_METHODS:
+        return Behaviour(aliases=self_)
+    if name in RESHAPING_METHODS:
+        return Behaviour(reshapes=self_, aliases=self_)
+    packet = getattr(torch.ops.aten, name, None)
+    found = _of_schemas(node, _overloads(packet)) if packet is not None else None
+    if found is not None:
+        return found
+    if name.endswith("_") and not name.endswith("__"):
+        return Behaviour(writes=self_, aliases=self_, is_random=True)
+    return EFFECTFUL
+
+
+def _of_function(node: fx.Node) -> Behaviour:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        found = _of_schemas(node, [target])
+        return found if found is not None else EFFECTFUL
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        found = _of_schemas(node, _overloads(target))
+        return found if found is not None else EFFECTFUL
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return _of_control_flow(node, target)
+    if target in SUBSCRIPTS:
+        return Behaviour(aliases=tensors_of(node))
+    if target in INPLACE_OPERATORS or target is operator.setitem:
+        written = frozenset(n for n in node.args[:1] if isinstance(n, fx.Node))
+        return Behaviour(writes=written, aliases=written)
+    module = getattr(target, "__module__", "")
+    if module in ("_operator", "operator", "math", "builtins"):
+        # Arithmetic on tensors or sizes makes new values.
+        return Behaviour() if module != "builtins" else _of_builtin(node)
+    if module == "torch.nn.functional":
+        return _of_nn_functional(node)
+    return _of_torch_function(node)
+
+
+def _of_builtin(node: fx.Node) -> Behaviour:
+    pure = (abs, max, min, sum, len, int, float, bool, round, tuple, list, slice, pow, divmod)
+    return Behaviour(aliases=tensors_of(node)) if node.target in pure else EFFECTFUL
+
+
+def _of_torch_function(node: fx.Node) -> Behaviour:
+    name = getattr(node.target, "__name__", "")
+    if name.startswith(("sym_", "_sym_")) and getattr(node.target, "__module__", "") == "torch":
+        return Behaviour()
+    assert callable(node.target)
+    if not get_signature_for_torch_op(node.target, return_schemas=True)[1]:
+        return EFFECTFUL
+    packet = getattr(torch.ops.aten, name, None)
+    tagged = _overloads(packet) if packet is not None else []
+    found = _of_schemas(node, tagged)
+    return found if found is not None else EFFECTFUL
+
+
+def _of_nn_functional(node: fx.Node) -> Behaviour:
+    inputs = tensors_of(node)
+    target: Any = node.target
+    name = target.__name__
+    if name in WRITING_FUNCTIONS:
+        return Behaviour(writes=inputs, aliases=inputs)
+    inplace = node.kwargs.get("inplace", False)
+    try:
+        bound = inspect.signature(target).bind(*node.args, **node.kwargs)
+        inplace = inplace or bound.arguments.get("inplace", False)
+    except (TypeError, ValueError):
+        pass  # a built-in without a Python signature has no such argument
+    return Behaviour(
+        writes=inputs if inplace else frozenset(),
+        aliases=inputs,
+        is_random=name in RANDOM_FUNCTIONS,
+    )
+
+
+def _of_control_flow(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
+    if target.name() not in CONTROL_FLOW:
+        return EFFECTFUL
+    graphs = []
+    for branch in node.all_input_nodes:
+        if branch.op == "get_attr":
+            value = operator.attrgetter(str(branch.target))(_owner(node))
+            if isinstance(value, torch.nn.Module):
+                graphs.append(value)
+    functional = graphs and all(
+        isinstance(g, fx.GraphModule) and is_functional_graph(g) for g in graphs
+    )
+    return Behaviour(aliases=tensors_of(node)) if functional else EFFECTFUL
+
+
+def overloads_of(node: fx.Node) -> list[torch._ops.OpOverload]:
+    """The overloads that the node may mean; none where it is no op with a schema."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return [target]
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return _overloads(target)
+    name = target if node.op == "call_method" else getattr(target, "__name__", None)
+    if node.op == "call_method" or getattr(target, "__module__", None) in (None, "torch"):
+        packet = getattr(torch.ops.aten, str(name), None)
+        return _overloads(packet) if packet is not None else []
+    return []
+
+
+def _overloads(packet: Any) -> list[torch._ops.OpOverload]:
+    ops = [getattr(packet, name) for name in packet.overloads()]
+    # Overloads for lists and numbers of TorchScript have a schema but are not dispatched.
+    return [op for op in ops if torch._C._dispatch_has_kernel(op.name())]
+
+
+def bind(schema: Schema, node: fx.Node) -> dict[str, Any] | None:
+    """The node's arguments by the schema's names; None where they do not fit."""
+    positional = [a for a in schema.arguments if not a.kwarg_only]
+    if len(node.args) > len(positional):
+        return None
+    names = {a.name for a in schema.arguments}
+    bound: dict[str, Any] = {a.name: v for a, v in zip(positional, node.args, strict=False)}
+    for name, value in node.kwargs.items():
+        name = "self" if name == "input" and "self" in names and "input" not in names else name
+        if name in bound or name not in names:
+            return None
+        bound[name] = value
+    required = {a.name for a in schema.arguments if not a.has_default_value()}
+    return bound if required <= bound.keys() else None
+
+
+def _of_schemas(node: fx.Node, ops: list[torch._ops.OpOverload]) -> Behaviour | None:
+    """The union over the overloads that the node's arguments fit; None where none does."""
+    fitting = [(op, bound) for op in ops if (bound := bind(op._schema, node)) is not None]
+    if not fitting:
+        return None
+    parts = [_of_overload(node, op, bound) for op, bound in fitting]
+    return Behaviour(
+        writes=frozenset().union(*(p.writes for p in parts)),
+        reshapes=frozenset().union(*(p.reshapes for p in parts)),
+        aliases=frozenset().union(*(p.aliases for p in parts)),
+        is_view=all(p.is_view for p in parts),
+        is_random=any(p.is_random for p in parts),
+        is_effectful=any(p.is_effectful for p in parts),
+    )
+
+
+def _of_overload(node: fx.Node, op: torch._ops.OpOverload, bound: dict[str, Any]) -> Behaviour:
+    schema = op._schema
+    if _is_effectful(op):
+        return EFFECTFUL
+    writes: set[fx.Node] = set()
+    shared: set[fx.Node] = set()
+    for argument in schema.arguments:
+        info = argument.alias_info
+        if info is None:
+            continue
+        nodes = set(_nodes_in(bound.get(argument.name)))
+        shared |= nodes
+        if info.is_write:
+            writes |= nodes
+    returns_alias = any(r.alias_info is not None for r in schema.returns)
+    undeclared = torch.Tag.maybe_aliasing_or_mutating in op.tags or (
+        not returns_alias and _is_composite(op)
+    )
+    reshapes = writes if op._schema.name.rpartition("::")[2] in RESHAPING_METHODS else set()
+    return Behaviour(
+        writes=frozenset(writes),
+        reshapes=frozenset(reshapes),
+        aliases=tensors_of(node) if undeclared else frozenset(shared if returns_alias else ()),
+        is_view=returns_alias and not writes and not _is_composite(op),
+        is_random=torch.Tag.nondeterministic_seeded in op.tags,
+    )
+
+
+def _is_composite(op: torch._ops.OpOverload) -> bool:
+    """Made of other ops in a way that may return an input: not declared, hence unknown."""
+    if op._schema.name.removeprefix("aten::") in FRESH_COMPOSITES:
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
+
+
+def _is_effectful(op: torch._ops.OpOverload) -> bool:
+    from torch._higher_order_ops.effects import _get_effect
+
+    if _get_effect(op) is not None:
+        return True
+    # Asserts, range constraints and prints return nothing and write nothing.
+    schema = op._schema
+    return not schema.returns and not schema.is_mutable
+
+
+def _nodes_in(value: Any) -> Iterator[fx.Node]:
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _nodes_in(item)
