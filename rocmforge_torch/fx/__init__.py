@@ -2,5 +2,12 @@
 
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
+from rocmforge_torch.fx.shapes import annotate
+from rocmforge_torch.fx.views import cancel_views
 
-__all__ = ["eliminate_common_subexpressions", "eliminate_dead_code"]
+__all__ = [
+    "annotate",
+    "cancel_views",
+    "eliminate_common_subexpressions",
+    "eliminate_dead_code",
+]

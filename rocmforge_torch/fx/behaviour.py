@@ -215,16 +215,17 @@ def _of_nn_functional(node: fx.Node) -> Behaviour:
     name = target.__name__
     if name in WRITING_FUNCTIONS:
         return Behaviour(writes=inputs, aliases=inputs)
-    inplace = node.kwargs.get("inplace", False)
+    given: dict[str, Any] = dict(node.kwargs)
     try:
         bound = inspect.signature(target).bind(*node.args, **node.kwargs)
-        inplace = inplace or bound.arguments.get("inplace", False)
+        bound.apply_defaults()
+        given |= bound.arguments
     except (TypeError, ValueError):
-        pass  # a built-in without a Python signature has no such argument
+        pass  # a built-in without a Python signature
     return Behaviour(
-        writes=inputs if inplace else frozenset(),
+        writes=inputs if given.get("inplace", False) else frozenset(),
         aliases=inputs,
-        is_random=name in RANDOM_FUNCTIONS,
+        is_random=name in RANDOM_FUNCTIONS and given.get("training", True) is not False,
     )
 
 
@@ -266,10 +267,14 @@ def _overloads(packet: Any) -> list[torch._ops.OpOverload]:
 def bind(schema: Schema, node: fx.Node) -> dict[str, Any] | None:
     """The node's arguments by the schema's names; None where they do not fit."""
     positional = [a for a in schema.arguments if not a.kwarg_only]
-    if len(node.args) > len(positional):
-        return None
+    args = list(node.args)
+    if len(args) > len(positional):
+        # x.view(4, 6) for x.view([4, 6])
+        if not positional or positional[-1].type.kind() != "ListType":
+            return None
+        args[len(positional) - 1 :] = [args[len(positional) - 1 :]]
     names = {a.name for a in schema.arguments}
-    bound: dict[str, Any] = {a.name: v for a, v in zip(positional, node.args, strict=False)}
+    bound: dict[str, Any] = {a.name: v for a, v in zip(positional, args, strict=False)}
     for name, value in node.kwargs.items():
         name = "self" if name == "input" and "self" in names and "input" not in names else name
         if name in bound or name not in names:
