@@ -2,12 +2,15 @@
 
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
+from rocmforge_torch.fx.optimize import PASSES, optimize
 from rocmforge_torch.fx.shapes import annotate
 from rocmforge_torch.fx.views import cancel_views
 
 __all__ = [
+    "PASSES",
     "annotate",
     "cancel_views",
     "eliminate_common_subexpressions",
     "eliminate_dead_code",
+    "optimize",
 ]

@@ -1,0 +1,106 @@
+"""The passes in their order."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from rocmforge_torch.fx.cse import eliminate_common_subexpressions
+from rocmforge_torch.fx.dce import eliminate_dead_code
+from rocmforge_torch.fx.report import PassReport, Report
+from rocmforge_torch.fx.shapes import annotate
+from rocmforge_torch.fx.views import cancel_views
+
+Pass = Callable[[fx.GraphModule], PassResult]
+
+# name -> (pass, the level from which it runs, whether it needs example inputs)
+PASSES: dict[str, tuple[Pass, int, bool]] = {
+    "cse": (eliminate_common_subexpressions, 1, False),
+    "views": (cancel_views, 2, True),
+    "dce": (eliminate_dead_code, 1, False),
+}
+
+
+def optimize(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any] | None = None,
+    level: int = 2,
+    disable: Collection[str] = (),
+) -> fx.GraphModule:
+    """A graph that computes the same with less work.
+
+    Args:
+        gm: what to optimise; it stays as it is, and the result shares its parameters.
+        example_inputs: tensors (real or fake) like those it will be called with. Passes that need
+            to know shapes are left out without them.
+        level: 0 nothing, 1 what needs no shapes (CSE, DCE), 2 all.
+        disable: names of passes to leave out, of fx.PASSES.
+
+    Returns:
+        A GraphModule; `.meta["report"]` is a Report.
+
+    Raises:
+        ValueError: `disable` names no pass.
+    """
+    unknown = set(disable) - PASSES.keys()
+    if unknown:
+        raise ValueError(f"fx.optimize: no pass is called {sorted(unknown)}; there are {[*PASSES]}")
+    gm = _copy(gm)
+    report = Report()
+    for name, (run, from_level, needs_shapes) in PASSES.items():
+        if level < from_level or name in disable or (needs_shapes and example_inputs is None):
+            continue
+        start = time.perf_counter()
+        before = count_nodes(gm), attribute_bytes(gm)
+        if needs_shapes and example_inputs is not None:
+            annotate(gm, example_inputs)
+        run(gm)
+        saved = before[1] - attribute_bytes(gm)
+        seconds = time.perf_counter() - start
+        report.passes.append(PassReport(name, before[0], count_nodes(gm), saved, seconds))
+    gm.meta["report"] = report
+    return gm
+
+
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """New graphs over the same tensors."""
+    memo: dict[int, Any] = {}
+    for module in gm.modules():
+        for tensor in [*module._parameters.values(), *module._buffers.values()]:
+            if tensor is not None:
+                memo[id(tensor)] = tensor
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor):
+                memo[id(value)] = value
+        if not isinstance(module, fx.GraphModule) and not any(
+            isinstance(m, fx.GraphModule) for m in module.modules()
+        ):
+            memo[id(module)] = module
+    return copy.deepcopy(gm, memo)
+
+
+def graph_modules(gm: fx.GraphModule) -> list[fx.GraphModule]:
+    """`gm` and the GraphModules inside it."""
+    return [m for m in gm.modules() if isinstance(m, fx.GraphModule)]
+
+
+def count_nodes(gm: fx.GraphModule) -> int:
+    return sum(len(m.graph.nodes) for m in graph_modules(gm))
+
+
+def attribute_bytes(gm: fx.GraphModule) -> int:
+    """Bytes of the storages that the module's parameters, buffers and constants hold."""
+    storages: dict[int, int] = {}
+    for module in gm.modules():
+        tables = (module._parameters, module._buffers, vars(module))
+        for value in [v for table in tables for v in table.values()]:
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+                storage = value.untyped_storage()
+                storages[storage._cdata] = storage.nbytes()
+    return sum(storages.values())
