@@ -10,8 +10,9 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from rocmforge_torch.fx.attributes import attribute_of
 from rocmforge_torch.fx.behaviour import bind, overloads_of
-from rocmforge_torch.fx.memory import Memory, Versions, attribute_of
+from rocmforge_torch.fx.memory import Memory, Versions
 from rocmforge_torch.fx.nested import run_nested
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
-
 import torch
 from torch import fx
 
+from rocmforge_torch.fx.attributes import attribute_of
 from rocmforge_torch.fx.behaviour import Behaviour, behaviour_of
 
 
@@ -81,11 +79,6 @@ class Versions:
                 self._outside += 1
             else:
                 self._of_group[group] = self._of_group.get(group, 0) + 1
-
-
-def attribute_of(node: fx.Node) -> Any:
-    """The object that a get_attr node yields."""
-    return operator.attrgetter(str(node.target))(node.graph.owning_module)
 
 
 def _storage_key(node: fx.Node) -> int:
