@@ -2,7 +2,10 @@
 
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
+from rocmforge_torch.fx.fusion import fuse
 from rocmforge_torch.fx.optimize import PASSES, optimize
+from rocmforge_torch.fx.packing import pack_weights
+from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.shapes import annotate
 from rocmforge_torch.fx.views import cancel_views
 
@@ -12,5 +15,8 @@ __all__ = [
     "cancel_views",
     "eliminate_common_subexpressions",
     "eliminate_dead_code",
+    "fuse",
+    "merge_products",
     "optimize",
+    "pack_weights",
 ]

@@ -13,6 +13,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory
+from rocmforge_torch.fx.overloads import resolve_overloads
 
 aten, rocmforge = torch.ops.aten, torch.ops.rocmforge
 ADDS = (aten.add.Tensor, operator.add, torch.add)
@@ -33,6 +34,7 @@ def fuse(gm: fx.GraphModule) -> PassResult:
     fused op returns it too; so does one that is written to. Nodes must have been annotated
     (shapes.annotate). Values may differ in the last bit: a fused op rounds less often.
     """
+    resolve_overloads(gm)
     modified = False
     while _apply_one(gm):
         modified = True
@@ -96,7 +98,7 @@ def activate_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Nod
 
 def gated_product(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """silu_mul of the two halves of a product -> quant_matmul_gated."""
-    act = GATED.get(node.target)  # type: ignore[arg-type]
+    act = GATED.get(node.target)  # type: ignore[call-overload]
     if act is None:
         return None
     gate, up = node.args
@@ -163,7 +165,7 @@ def _same_shape_and_dtype(a: Any, b: Any) -> bool:
 
 
 def _gated_op(activated: fx.Node) -> Any:
-    if activated.target in SILUS and not activated.kwargs and len(activated.args) == 1:
+    if activated.target in SILUS and not activated.kwargs.get("inplace", False):
         return rocmforge.silu_mul.default
     if activated.target in GELUS and activated.kwargs.get("approximate") == "tanh":
         return rocmforge.gelu_mul.default

@@ -9,6 +9,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.memory import Memory
+from rocmforge_torch.fx.overloads import resolve_overloads
 from rocmforge_torch.fx.products import Product, product_of
 
 
@@ -18,6 +19,7 @@ def pack_weights(gm: fx.GraphModule, device_types: tuple[str, ...] = ("cuda",)) 
     A weight that anything else reads stays as the file has it, so that there is never a second
     copy.
     """
+    resolve_overloads(gm)
     memory = Memory(gm.graph)
     by_weight: dict[int, list[Product]] = {}
     for node in gm.graph.nodes:

@@ -15,6 +15,7 @@ from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
+from rocmforge_torch.fx.overloads import resolve_overloads
 
 getitem = operator.getitem
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
@@ -52,6 +53,7 @@ def merge_products(gm: fx.GraphModule) -> PassResult:
     The rows of a product do not depend on each other, so that values stay the same to the bit. A
     view of a wider row has other strides: a product that leaves the graph stays on its own.
     """
+    resolve_overloads(gm)
     memory = Memory(gm.graph)
     versions = Versions(memory)
     groups: dict[Hashable, list[Product]] = {}

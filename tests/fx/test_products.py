@@ -1,0 +1,203 @@
+"""Merged and packed products, fused neighbours: the same numbers from fewer nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from rocmforge_torch.fx import annotate, eliminate_dead_code, fuse, merge_products, pack_weights
+from rocmforge_torch.quant_types import QUANT_TYPES
+
+ops = torch.ops.rocmforge
+Q4_0, Q8_0 = 2, 8
+
+
+def blocks(rows: int, k: int, qtype: int = Q4_0) -> Tensor:
+    return torch.ops.rocmforge.quantize(torch.randn(rows, k), qtype)
+
+
+def trace(module: nn.Module, *inputs: Tensor) -> fx.GraphModule:
+    gm = fx.symbolic_trace(module)
+    annotate(gm, inputs)
+    return gm
+
+
+def counts(gm: fx.GraphModule) -> Counter[str]:
+    eliminate_dead_code(gm)
+    return Counter(
+        str(n.target).removeprefix("rocmforge.").removesuffix(".default")
+        for n in gm.graph.nodes
+        if "rocmforge" in str(n.target)
+    )
+
+
+class Projections(nn.Module):
+    """q, k and v of 6, 2 and 2 heads of 8."""
+
+    def __init__(self, biased: bool = False, v_type: int = Q4_0) -> None:
+        super().__init__()
+        self.v_type = v_type
+        for name, rows, qtype in (("q", 48, Q4_0), ("k", 16, Q4_0), ("v", 16, v_type)):
+            self.register_buffer(name, blocks(rows, 64, qtype))
+            self.register_buffer(f"{name}_bias", torch.randn(rows) if biased else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = ops.quant_matmul(x, self.q, Q4_0, self.q_bias)
+        k = ops.quant_matmul(x, self.k, Q4_0, self.k_bias)
+        v = ops.quant_matmul(x, self.v, self.v_type, self.v_bias)
+        q, k, v = (torch.ops.aten.view(t, [2, 3, -1, 8]) for t in (q, k, v))
+        return torch.cat([q * 2, k + 1, v.sin()], 2)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_three_projections_are_one_product(biased: bool) -> None:
+    module, x = Projections(biased), torch.randn(2, 3, 64)
+    gm = trace(module, x)
+    assert merge_products(gm).modified
+    assert counts(gm) == {"quant_matmul": 1}
+    assert torch.equal(gm(x), module(x))
+    assert not merge_products(gm).modified
+    # The three weights are gone, the stack of them is there.
+    shapes = {tuple(b.shape) for b in gm.buffers()}
+    assert shapes == {(80, 36), (80,)} if biased else {(80, 36)}
+
+
+def test_types_stay_apart() -> None:
+    module, x = Projections(v_type=Q8_0), torch.randn(2, 3, 64)
+    gm = trace(module, x)
+    merge_products(gm)
+    assert counts(gm) == {"quant_matmul": 2}
+    assert torch.equal(gm(x), module(x))
+
+
+def test_a_product_that_leaves_the_graph_stays() -> None:
+    class Two(Projections):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return ops.quant_matmul(x, self.q, Q4_0), ops.quant_matmul(x, self.k, Q4_0)
+
+    gm = trace(Two(), torch.randn(2, 64))
+    assert not merge_products(gm).modified
+
+
+def test_an_input_written_in_between_keeps_products_apart() -> None:
+    class Written(Projections):
+        def forward(self, x: Tensor) -> Tensor:
+            a = ops.quant_matmul(x, self.q, Q4_0).sin()
+            x.mul_(2)
+            return a + ops.quant_matmul(x, self.q, Q4_0).sin()
+
+    module, x = Written(), torch.randn(2, 64)
+    gm = trace(module, x)
+    assert not merge_products(gm).modified
+    assert torch.equal(gm(x.clone()), module(x.clone()))
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q6_K", "IQ4_XS"])
+def test_weights_are_packed_once(name: str) -> None:
+    row = next(r for r in QUANT_TYPES.values() if r.name == name)
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            row_bytes = 512 // row.block_size * row.block_bytes
+            self.register_buffer("w", torch.randint(0, 30, (6, row_bytes), dtype=torch.uint8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return ops.quant_matmul(x, self.w, row.id) + ops.quant_matmul(x + 1, self.w, row.id)
+
+    module, x = Two(), torch.randn(3, 512)
+    gm = trace(module, x)
+    assert not pack_weights(gm).modified  # not on the CPU unless asked
+    assert pack_weights(gm, ("cpu",)).modified
+    assert counts(gm) == {"quant_matmul": 2}
+    (packed,) = gm.buffers()
+    assert torch.equal(packed, ops.pack_weight(module.w, row.id))
+    assert torch.equal(gm(x), module(x))
+    assert not pack_weights(gm, ("cpu",)).modified
+
+
+def test_a_weight_that_is_looked_up_too_stays_as_the_file_has_it() -> None:
+    class Tied(Projections):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = ops.quant_embedding(ids, self.q, Q4_0, torch.float32)
+            return ops.quant_matmul(x, self.q, Q4_0)
+
+    gm = trace(Tied(), torch.tensor([1, 2]))
+    assert not pack_weights(gm, ("cpu",)).modified
+
+
+class Feed(nn.Module):
+    """Norm of a sum, gated feed-forward, bias added behind."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.act = act
+        self.register_buffer("gate", blocks(96, 64))
+        self.register_buffer("up", blocks(96, 64))
+        self.register_buffer("down", blocks(64, 96))
+        self.register_buffer("norm", torch.rand(64) + 0.5)
+        self.register_buffer("bias", torch.randn(64))
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        total = x + residual
+        normed = ops.rms_norm(total, self.norm, 1e-6)
+        gate, up = (
+            ops.quant_matmul(normed, self.gate, Q4_0),
+            ops.quant_matmul(normed, self.up, Q4_0),
+        )
+        inner = self.act(gate) * up
+        return total + (ops.quant_matmul(inner, self.down, Q4_0) + self.bias)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return nn.functional.gelu(x, approximate="tanh")
+
+
+@pytest.mark.parametrize("act", [nn.functional.silu, gelu], ids=["silu", "gelu"])
+def test_a_feed_forward_layer(act: Callable[[Tensor], Tensor]) -> None:
+    module, x, residual = Feed(act), torch.randn(3, 64), torch.randn(3, 64)
+    gm = trace(module, x, residual)
+    merge_products(gm)
+    annotate(gm, [x, residual])
+    fuse(gm)
+    assert counts(gm) == {"add_rms_norm": 1, "quant_matmul_gated": 1, "quant_matmul": 1}
+    torch.testing.assert_close(gm(x, residual), module(x, residual), atol=1e-4, rtol=1e-4)
+    assert [n.target for n in gm.graph.nodes].count(torch.ops.aten.add.Tensor) == 0
+    annotate(gm, [x, residual])
+    assert not fuse(gm).modified
+
+
+def exact_gelu(x: Tensor) -> Tensor:
+    return nn.functional.gelu(x)
+
+
+def test_the_other_gelu_is_left_alone() -> None:
+    x = torch.randn(3, 64)
+    gm = trace(Feed(exact_gelu), x, x)
+    fuse(gm)
+    assert "gelu_mul" not in counts(gm)
+
+
+def test_values_that_are_read_elsewhere_keep_their_op() -> None:
+    class Read(Feed):
+        def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+            gate = self.act(x)
+            return gate * residual + gate
+
+    x = torch.randn(3, 64)
+    gm = trace(Read(nn.functional.silu), x, x)
+    assert not fuse(gm).modified
+
+
+def test_shapes_that_broadcast_are_left_alone() -> None:
+    class Broadcast(Feed):
+        def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+            return ops.rms_norm(x + residual, self.norm, 1e-6) + self.act(x) * residual
+
+    x, residual = torch.randn(3, 64), torch.randn(64)
+    gm = trace(Broadcast(nn.functional.silu), x, residual)
+    assert not fuse(gm).modified
