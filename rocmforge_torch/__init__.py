@@ -7,6 +7,12 @@ from . import extension
 extension.load()
 
 from . import ops  # noqa: E402
+from .allocator import (  # noqa: E402
+    TensorAllocator,
+    allocator_stats,
+    reset_allocator,
+    with_allocator,
+)
 from .config import config  # noqa: E402
 from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
 from .models import load_model  # noqa: E402
@@ -16,8 +22,12 @@ __all__ = [
     "GGUFError",
     "GGUFModelFile",
     "GGUFTensor",
+    "TensorAllocator",
+    "allocator_stats",
     "config",
     "load_gguf",
     "load_model",
     "ops",
+    "reset_allocator",
+    "with_allocator",
 ]

@@ -19,6 +19,7 @@ LAYERS = [
     {"cli", "serve", "__main__"},
     {"generate"},
     {"models"},
+    {"fx", "allocator"},
     {"nn"},
     {"tensor", "gguf"},
     {"ops"},

@@ -13,16 +13,22 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
+from rocmforge_torch.fx.fusion import fuse
+from rocmforge_torch.fx.packing import pack_weights
+from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.report import PassReport, Report
 from rocmforge_torch.fx.shapes import annotate
 from rocmforge_torch.fx.views import cancel_views
 
 Pass = Callable[[fx.GraphModule], PassResult]
 
-# name -> (pass, the level from which it runs, whether it needs example inputs)
+# name -> (pass, the level from which it runs, whether it needs shapes), in their order.
 PASSES: dict[str, tuple[Pass, int, bool]] = {
     "cse": (eliminate_common_subexpressions, 1, False),
     "views": (cancel_views, 2, True),
+    "merge": (merge_products, 2, False),
+    "fuse": (fuse, 3, True),
+    "pack": (pack_weights, 2, False),
     "dce": (eliminate_dead_code, 1, False),
 }
 
@@ -30,7 +36,7 @@ PASSES: dict[str, tuple[Pass, int, bool]] = {
 def optimize(
     gm: fx.GraphModule,
     example_inputs: Sequence[Any] | None = None,
-    level: int = 2,
+    level: int = 3,
     disable: Collection[str] = (),
 ) -> fx.GraphModule:
     """A graph that computes the same with less work.
@@ -39,7 +45,8 @@ def optimize(
         gm: what to optimise; it stays as it is, and the result shares its parameters.
         example_inputs: tensors (real or fake) like those it will be called with. Passes that need
             to know shapes are left out without them.
-        level: 0 nothing, 1 what needs no shapes (CSE, DCE), 2 all.
+        level: 0 nothing; 1 CSE and DCE; 2 also views, merged and packed products; 3 also fusion,
+            the only pass after which values may differ in the last bit.
         disable: names of passes to leave out, of fx.PASSES.
 
     Returns:

@@ -12,7 +12,7 @@ from rocmforge_torch.fx import PASSES, optimize
 from tests.fx.random_graphs import Case, assert_same, cases, run
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases(), disable=st.sets(st.sampled_from([*PASSES])))
 def test_nothing_visible_changes(case: Case, disable: set[str]) -> None:
     before = str(case.gm.graph)
@@ -46,11 +46,11 @@ def test_report() -> None:
         "output",
     ]
     report = done.meta["report"]
-    assert [p.name for p in report.passes] == ["cse", "views", "dce"]
+    assert [p.name for p in report.passes] == [*PASSES]
     assert sum(p.bytes_saved for p in report.passes) == 4 * 64 * 64
     lines = str(report).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert "16,384" in lines[3]
+    assert "16,384" in lines[-1]
 
 
 def test_unknown_pass() -> None:

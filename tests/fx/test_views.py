@@ -14,7 +14,7 @@ from rocmforge_torch.fx import annotate, cancel_views
 from tests.fx.random_graphs import Case, assert_same, cases, run
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=cases())
 def test_nothing_visible_changes(case: Case) -> None:
     want = run(case, case.gm)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rocmforge_torch.dlpack import bytes_at
-from rocmforge_torch.pools import (
+from rocmforge_torch.allocator.dlpack import bytes_at
+from rocmforge_torch.allocator.pools import (
     GRANULE,
     MAX_SMALL,
     MIN_BLOCK,
