@@ -10,49 +10,17 @@ from op_samples.attention import call, lengths, paged
 from torch import Tensor
 
 from rocmforge_torch.ops import reference
+from tests.attention_cases import oracle
 
 ops = torch.ops.rocmforge
 RUNNERS = [pytest.param(ops, id="kernel"), pytest.param(reference, id="reference")]
 
 
-def loop_oracle(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    seq_lens: Tensor,
-    scale: float | None = None,
-    causal: bool = True,
-    window: int = 0,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    alibi_slopes: Tensor | None = None,
+def wanted_of(
+    q: Tensor, k: Tensor, v: Tensor, seq_lens: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Query by query and head by head in float64, from the words of the schema."""
-    batch, queries, heads, head_dim = q.shape
-    group = heads // k.shape[2]
-    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float64)
-    for b in range(batch):
-        for t in range(queries):
-            position = int(seq_lens[b]) - queries + t
-            keys = [
-                s
-                for s in range(int(seq_lens[b]))
-                if (not causal or s <= position) and (window == 0 or s > position - window)
-            ]
-            for h in range(heads):
-                query = q[b, t, h].double()
-                scores = k[b, keys, h // group].double() @ query
-                scores = scores * (head_dim**-0.5 if scale is None else scale)
-                if softcap:
-                    scores = softcap * torch.tanh(scores / softcap)
-                if alibi_slopes is not None:
-                    distance = torch.tensor(keys, dtype=torch.float64) - position
-                    scores = scores + alibi_slopes[h].double() * distance
-                weights = scores.exp()
-                total = weights.sum() + (0 if sinks is None else sinks[h].double().exp())
-                if keys:
-                    out[b, t, h] = weights @ v[b, keys, h // group].double() / total
-    return out
+    """tests/attention_cases.oracle of an op's arguments without a block table."""
+    return oracle(q.double(), k.double(), v.double(), seq_lens.tolist(), *args, **kwargs)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -75,7 +43,7 @@ def test_attention_is_the_formula(run: object, options: dict[str, Any], queries:
     torch.manual_seed(1)
     sample = call(queries, keys=11, seq_lens=(11, 5, 2), head_dim=24, value_dim=20, **options)
     got = run.attention(*sample.args, **sample.kwargs)
-    wanted = loop_oracle(*sample.args, **sample.kwargs)
+    wanted = wanted_of(*sample.args, **sample.kwargs)
     torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
