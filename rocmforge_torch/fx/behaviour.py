@@ -36,7 +36,11 @@ class Behaviour:
         return not (self.writes or self.reshapes or self.is_random or self.is_effectful)
 
 
-EFFECTFUL = Behaviour(is_effectful=True)
+
+def _unknown(node: fx.Node) -> Behaviour:
+    """All that a node may do that nothing is known about: write to its inputs, return one."""
+    inputs = tensors_of(node)
+    return Behaviour(writes=inputs, aliases=inputs, is_effectful=True)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -108,7 +112,7 @@ def behaviour_of(node: fx.Node) -> Behaviour:
     if node.op in ("placeholder", "get_attr"):
         return Behaviour()
     if node.op == "output":
-        return EFFECTFUL
+        return Behaviour(is_effectful=True)
     if node.op == "call_module":
         return _of_module(node, _owner(node).get_submodule(str(node.target)))
     if node.op == "call_method":
@@ -134,7 +138,7 @@ def _owner(node: fx.Node) -> torch.nn.Module:
 def _of_module(node: fx.Node, module: torch.nn.Module) -> Behaviour:
     inputs = tensors_of(node)
     if isinstance(module, fx.GraphModule):
-        return Behaviour(aliases=inputs) if is_functional_graph(module) else EFFECTFUL
+        return Behaviour(aliases=inputs) if is_functional_graph(module) else _unknown(node)
     if type(module) in PURE_MODULES and not _has_hooks(module):
         return Behaviour(aliases=inputs)
     if type(module) in INPLACE_MODULES and not _has_hooks(module):
@@ -144,7 +148,7 @@ def _of_module(node: fx.Node, module: torch.nn.Module) -> Behaviour:
         parts = [_of_module(node, part) for part in module]
         if all(part.is_functional for part in parts) and not _has_hooks(module):
             return Behaviour(aliases=inputs)
-    return EFFECTFUL
+    return _unknown(node)
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:
@@ -164,17 +168,17 @@ def _of_method(node: fx.Node) -> Behaviour:
         return found
     if name.endswith("_") and not name.endswith("__"):
         return Behaviour(writes=self_, aliases=self_, is_random=True)
-    return EFFECTFUL
+    return _unknown(node)
 
 
 def _of_function(node: fx.Node) -> Behaviour:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         found = _of_schemas(node, [target])
-        return found if found is not None else EFFECTFUL
+        return found if found is not None else _unknown(node)
     if isinstance(target, torch._ops.OpOverloadPacket):
         found = _of_schemas(node, _overloads(target))
-        return found if found is not None else EFFECTFUL
+        return found if found is not None else _unknown(node)
     if isinstance(target, torch._ops.HigherOrderOperator):
         return _of_control_flow(node, target)
     if target in SUBSCRIPTS:
@@ -193,7 +197,7 @@ def _of_function(node: fx.Node) -> Behaviour:
 
 def _of_builtin(node: fx.Node) -> Behaviour:
     pure = (abs, max, min, sum, len, int, float, bool, round, tuple, list, slice, pow, divmod)
-    return Behaviour(aliases=tensors_of(node)) if node.target in pure else EFFECTFUL
+    return Behaviour(aliases=tensors_of(node)) if node.target in pure else _unknown(node)
 
 
 def _of_torch_function(node: fx.Node) -> Behaviour:
@@ -202,11 +206,11 @@ def _of_torch_function(node: fx.Node) -> Behaviour:
         return Behaviour()
     assert callable(node.target)
     if not get_signature_for_torch_op(node.target, return_schemas=True)[1]:
-        return EFFECTFUL
+        return _unknown(node)
     packet = getattr(torch.ops.aten, name, None)
     tagged = _overloads(packet) if packet is not None else []
     found = _of_schemas(node, tagged)
-    return found if found is not None else EFFECTFUL
+    return found if found is not None else _unknown(node)
 
 
 def _of_nn_functional(node: fx.Node) -> Behaviour:
@@ -231,7 +235,7 @@ def _of_nn_functional(node: fx.Node) -> Behaviour:
 
 def _of_control_flow(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
     if target.name() not in CONTROL_FLOW:
-        return EFFECTFUL
+        return _unknown(node)
     graphs = []
     for branch in node.all_input_nodes:
         if branch.op == "get_attr":
@@ -241,7 +245,7 @@ def _of_control_flow(node: fx.Node, target: torch._ops.HigherOrderOperator) -> B
     functional = graphs and all(
         isinstance(g, fx.GraphModule) and is_functional_graph(g) for g in graphs
     )
-    return Behaviour(aliases=tensors_of(node)) if functional else EFFECTFUL
+    return Behaviour(aliases=tensors_of(node)) if functional else _unknown(node)
 
 
 def overloads_of(node: fx.Node) -> list[torch._ops.OpOverload]:
@@ -302,8 +306,6 @@ def _of_schemas(node: fx.Node, ops: list[torch._ops.OpOverload]) -> Behaviour | 
 
 def _of_overload(node: fx.Node, op: torch._ops.OpOverload, bound: dict[str, Any]) -> Behaviour:
     schema = op._schema
-    if _is_effectful(op):
-        return EFFECTFUL
     writes: set[fx.Node] = set()
     shared: set[fx.Node] = set()
     for argument in schema.arguments:
@@ -325,6 +327,7 @@ def _of_overload(node: fx.Node, op: torch._ops.OpOverload, bound: dict[str, Any]
         aliases=tensors_of(node) if undeclared else frozenset(shared if returns_alias else ()),
         is_view=returns_alias and not writes and not _is_composite(op),
         is_random=torch.Tag.nondeterministic_seeded in op.tags,
+        is_effectful=_is_effectful(op),
     )
 
 
