@@ -76,7 +76,10 @@ def optimize(
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """New graphs over the same tensors."""
+    """New graphs over the same tensors and the same called modules.
+
+    Modules that only hold others are copied: a pass may take something out of them.
+    """
     memo: dict[int, Any] = {}
     for module in gm.modules():
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
@@ -85,10 +88,12 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor):
                 memo[id(value)] = value
-        if not isinstance(module, fx.GraphModule) and not any(
-            isinstance(m, fx.GraphModule) for m in module.modules()
-        ):
-            memo[id(module)] = module
+    for graph_module in graph_modules(gm):
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module":
+                called = graph_module.get_submodule(str(node.target))
+                if not any(isinstance(m, fx.GraphModule) for m in called.modules()):
+                    memo[id(called)] = called
     return copy.deepcopy(gm, memo)
 
 
