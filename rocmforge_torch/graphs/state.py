@@ -1,0 +1,113 @@
+"""What a decoding step reads and writes, in tensors whose addresses never change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..nn import KVCache, SamplingRows, Step
+
+# Rows of `numbers`.
+TOKEN, LENGTH, DRAWN, TOP_K, SEED = range(5)
+
+
+class DecodeState:
+    """The rows of a cache while they decode.
+
+    Attributes:
+        cache: keys and values of R rows; its `lengths` are a row of `numbers`.
+        numbers: int64 [5, R]: of each row the token that comes next into the cache, how many are in
+            it, how many were drawn, and two parameters of sampling.
+        fractions: float32 [3, R]: temperature, top_p and min_p.
+        plan: int64 [3, R], of which a step over B rows reads [:, :B]: the rows of the cache, 1 for
+            those that decode and 0 for others that only fill the batch, and where each begins in
+            the cache (for the others so far below 0 that no slot of theirs is one).
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        rows, device = cache.batch_size, cache.lengths.device
+        self.cache = cache
+        self.numbers = torch.zeros(5, rows, dtype=torch.int64, device=device)
+        self.fractions = torch.zeros(3, rows, dtype=torch.float32, device=device)
+        self.plan = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        cache.lengths = self.numbers[LENGTH]
+
+    def plan_of(self, decoding: tuple[int, ...]) -> list[list[int]]:
+        """The numbers of `plan` with these rows first."""
+        room = self.cache.max_seq_len
+        others = [row for row in range(self.cache.batch_size) if row not in decoding]
+        return [
+            [*decoding, *others],
+            [1] * len(decoding) + [0] * len(others),
+            [row * room for row in decoding] + [-room - 1] * len(others),
+        ]
+
+    def fill(self, rows: Tensor, tokens: Tensor, lengths: Tensor, sampling: SamplingRows) -> None:
+        """Set everything about some rows; tensors [N]."""
+        s = sampling
+        numbers = torch.stack([tokens, lengths, s.step, s.top_k, s.seed])
+        self.numbers.index_copy_(1, rows, numbers)
+        self.fractions.index_copy_(1, rows, torch.stack([s.temperature, s.top_p, s.min_p]))
+
+    def before(self, size: int) -> tuple[Tensor, Step, SamplingRows]:
+        """Tokens [B, 1], where they stand, and how their successors are chosen."""
+        rows, decoding, first = self.plan[:, :size].unbind(0)
+        token, length, drawn, top_k, seed = self.numbers.index_select(1, rows).unbind(0)
+        temperature, top_p, min_p = self.fractions.index_select(1, rows).unbind(0)
+        step = Step(
+            positions=length[:, None],
+            seq_lens=((length + 1) * decoding).to(torch.int32),
+            slots=(first + length)[:, None],
+            context=self.cache.max_seq_len,
+            block_table=rows.to(torch.int32)[:, None],
+        )
+        return token[:, None], step, SamplingRows(temperature, top_k, top_p, min_p, seed, drawn)
+
+    def after(self, size: int, chosen: Tensor) -> None:
+        """Advance the rows that decode by the tokens chosen, int64 [B]."""
+        rows, decoding, _ = self.plan[:, :size].unbind(0)
+        self.numbers[TOKEN].index_copy_(0, rows, chosen)
+        # Added, not copied: another stream may be filling the cache of a row that does not decode.
+        self.numbers[LENGTH : DRAWN + 1].index_add_(1, rows, decoding.expand(2, -1))
+
+
+@dataclass
+class Snapshot:
+    """All that some steps change, to be put back."""
+
+    state: DecodeState
+    slots: Tensor
+    numbers: Tensor
+    stored: list[Tensor]
+
+    @classmethod
+    def take(cls, state: DecodeState, decoding: int, steps: int) -> Snapshot:
+        """Before `steps` steps of the first `decoding` rows of the plan, which have room for them.
+
+        A row that has no room is not looked at beyond it.
+        """
+        rows, _, first = state.plan[:, :decoding].unbind(0)
+        begin = first + state.numbers[LENGTH].index_select(0, rows)
+        offsets = torch.arange(steps, device=begin.device)
+        slots = (begin[:, None] + offsets).flatten()
+        return cls(state, slots, state.numbers.clone(), _stored(state.cache, slots))
+
+    def now(self) -> list[Tensor]:
+        """Numbers, and keys and values at the slots, as they are now."""
+        return [self.state.numbers.clone(), *_stored(self.state.cache, self.slots)]
+
+    def restore(self) -> None:
+        self.state.numbers.copy_(self.numbers)
+        for tensor, rows in zip(_bytes(self.state.cache), self.stored, strict=True):
+            tensor.index_copy_(0, self.slots, rows)
+
+
+def _bytes(cache: KVCache) -> list[Tensor]:
+    """Of every layer's keys, and of its values, uint8 [slots, H, bytes]: not all ops know fp8."""
+    return [tensor.flatten(0, 1).view(torch.uint8) for tensor in (*cache.k, *cache.v)]
+
+
+def _stored(cache: KVCache, slots: Tensor) -> list[Tensor]:
+    return [tensor.index_select(0, slots) for tensor in _bytes(cache)]
