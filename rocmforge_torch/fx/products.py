@@ -16,10 +16,13 @@ from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
 from rocmforge_torch.fx.overloads import resolve_overloads
+from rocmforge_torch.quant_types import row_elements
 
 getitem = operator.getitem
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
 split = torch.ops.aten.split_with_sizes.default
+# The CPU computes products of fewer multiplications exactly (csrc/ops/quant_product_cpu.cpp).
+SMALL_PRODUCT = 1 << 17
 RESHAPES: dict[Any, Any] = {
     torch.ops.aten.view: torch.ops.aten.reshape,
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
@@ -102,9 +105,10 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
     """q, k and v, or gate and up: weights of one type with the same input are stacked once, ahead
     of execution, and their products are views of one.
 
-    The rows of a product do not depend on each other, so that values stay the same to the bit. A
-    view of a wider row has other strides: a product that leaves the graph stays on its own. So does
-    one whose weight anything else reads, which would be there twice.
+    The rows of a product do not depend on each other, so that values stay the same to the bit; on
+    the CPU products that are computed exactly because they are small stay so. A view of a wider row
+    has other strides: a product that leaves the graph stays on its own. So does one whose weight
+    anything else reads, which would be there twice.
     """
     resolve_overloads(gm)
     memory = Memory(gm.graph)
@@ -121,8 +125,8 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
         weight, bias = product.qweight, product.bias_value
         like = None if bias is None else (bias.dtype, bias.device)
         key = (product.x, versions.of(product.x), product.qtype, weight.shape[1], weight.device)
-        groups.setdefault((*key, like), []).append(product)
-    several = [products for products in groups.values() if len(products) > 1]
+        groups.setdefault((*key, like, _is_small(product)), []).append(product)
+    several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
     merged = _without_other_readers(gm, several, constants)
     stacks: dict[Hashable, fx.Node] = {}
     for product in [product for products in merged for product in products]:
@@ -133,6 +137,34 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
         gm.graph.lint()
         gm.recompile()
     return PassResult(gm, bool(merged))
+
+
+def _multiplications(product: Product, rows: int) -> int:
+    return rows * product.qweight.shape[0] * row_elements(product.qtype, product.qweight.shape[1])
+
+
+def _rows_of_x(product: Product) -> int | None:
+    """How many rows the product has; None where that changes or is not known."""
+    value = product.node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(value.numel(), int):
+        return None
+    return value.numel() // product.qweight.shape[0]
+
+
+def _is_small(product: Product) -> bool | None:
+    """Whether it is computed exactly; None where that depends on how many rows x has."""
+    if product.qweight.device.type != "cpu" or _multiplications(product, 1) >= SMALL_PRODUCT:
+        return False
+    rows = _rows_of_x(product)
+    return None if rows is None else _multiplications(product, rows) < SMALL_PRODUCT
+
+
+def _same_arithmetic(products: list[Product]) -> bool:
+    """Whether the stack of the weights is multiplied as each of them is."""
+    if not _is_small(products[0]):
+        return _is_small(products[0]) is False
+    rows = _rows_of_x(products[0])
+    return rows is not None and sum(_multiplications(p, rows) for p in products) < SMALL_PRODUCT
 
 
 def _without_other_readers(
