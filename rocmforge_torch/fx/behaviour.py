@@ -103,6 +103,8 @@ FRESH_COMPOSITES = _words(
     "linear matmul layer_norm rms_norm group_norm softmax log_softmax conv1d conv2d conv3d "
     "cross_entropy_loss std var outer inner tile one_hot square"
 )
+# A mutating op that returns new versions of what it would have written to.
+FUNCTIONALIZED = _words("auto_functionalized auto_functionalized_v2")
 # Control flow: as functional as the graphs it chooses from.
 CONTROL_FLOW = _words("cond map_impl while_loop scan invoke_subgraph")
 
@@ -180,7 +182,7 @@ def _of_function(node: fx.Node) -> Behaviour:
         found = _of_schemas(node, _overloads(target))
         return found if found is not None else _unknown(node)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return _of_control_flow(node, target)
+        return _of_higher_order(node, target)
     if target in SUBSCRIPTS:
         return Behaviour(aliases=tensors_of(node))
     if target in INPLACE_OPERATORS or target is operator.setitem:
@@ -233,7 +235,9 @@ def _of_nn_functional(node: fx.Node) -> Behaviour:
     )
 
 
-def _of_control_flow(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
+def _of_higher_order(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
+    if target.name() in FUNCTIONALIZED:
+        return Behaviour()
     if target.name() not in CONTROL_FLOW:
         return _unknown(node)
     graphs = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,24 +56,40 @@ def optimize(
     Raises:
         ValueError: `disable` names no pass.
     """
+    check_passes(disable, "fx.optimize")
+    gm = _copy(gm)
+    describe = None if example_inputs is None else partial(annotate, example_inputs=example_inputs)
+    run_passes(gm, level, disable, describe)
+    return gm
+
+
+def check_passes(disable: Collection[str], who: str) -> None:
+    """Raises ValueError: `disable` names no pass."""
     unknown = set(disable) - PASSES.keys()
     if unknown:
-        raise ValueError(f"fx.optimize: no pass is called {sorted(unknown)}; there are {[*PASSES]}")
-    gm = _copy(gm)
+        raise ValueError(f"{who}: no pass is called {sorted(unknown)}; there are {[*PASSES]}")
+
+
+def run_passes(
+    gm: fx.GraphModule,
+    level: int,
+    disable: Collection[str],
+    describe: Callable[[fx.GraphModule], object] | None,
+) -> None:
+    """`optimize` in place; `describe` makes sure that every node has its `meta["val"]`."""
     report = Report()
     for name, (run, from_level, needs_shapes) in PASSES.items():
-        if level < from_level or name in disable or (needs_shapes and example_inputs is None):
+        if level < from_level or name in disable or (needs_shapes and describe is None):
             continue
         start = time.perf_counter()
         before = count_nodes(gm), attribute_bytes(gm)
-        if needs_shapes and example_inputs is not None:
-            annotate(gm, example_inputs)
+        if needs_shapes and describe is not None:
+            describe(gm)
         run(gm)
         saved = before[1] - attribute_bytes(gm)
         seconds = time.perf_counter() - start
         report.passes.append(PassReport(name, before[0], count_nodes(gm), saved, seconds))
     gm.meta["report"] = report
-    return gm
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
