@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..nn import KVCache, SamplingRows, Step, sample
 from ..nn.kv_cache import CacheDtypes
 from .device import graph_device
+from .host_reads import RefuseHostReads
 from .readback import PendingTokens, TokenReader
 from .state import DecodeState, Snapshot
 from .watch import ModelWatch
@@ -52,7 +53,7 @@ class GraphedDecode:
 
     Attributes:
         model: the model.
-        cache: keys and values of all rows.
+        cache: keys and values of all rows, and the lengths of those that decode.
         buckets: the batch sizes, ascending.
         captures: how many graphs have been captured so far.
     """
@@ -133,8 +134,8 @@ class GraphedDecode:
             self._check_free(range(first, first + count))
             self._device.order()
             part = self.cache.sequences(first, count)
-            with torch.inference_mode():
-                part.reset()
+            # Lengths of its own: steps of other rows touch those of the whole cache meanwhile.
+            part.lengths, part.longest = torch.zeros_like(part.lengths), 0
             return part
 
     def join(
@@ -278,9 +279,11 @@ class GraphedDecode:
     @torch.inference_mode()
     def _captured(self, size: int) -> Callable[[], Tensor] | None:
         """A captured step, checked; None, a warning and a reason if there can be none."""
-        steps = min(VERIFIED_STEPS, self._full - self._clock)
+        steps = min(VERIFIED_STEPS, self._full - self._clock) if self._verify else 1
         before = Snapshot.take(self._state, len(self._rows), steps)
         try:
+            with RefuseHostReads():
+                wanted = _observe(lambda: self._compute(size), before, steps)
             replay, (chosen, logits) = self._device.capture(lambda: self._compute(size))
             before.restore()
             self.captures += 1
@@ -289,11 +292,9 @@ class GraphedDecode:
                 replay()
                 return chosen, logits
 
-            if self._verify:
-                wanted = _observe(lambda: self._compute(size), before, steps)
-                if not _equal(wanted, _observe(replayed, before, steps)):
-                    self._fall_back(f"the captured step of {size} rows differs from the eager one")
-                    return None
+            if self._verify and not _equal(wanted, _observe(replayed, before, steps)):
+                self._fall_back(f"the captured step of {size} rows differs from the eager one")
+                return None
         except RuntimeError as error:
             before.restore()
             self._fall_back(f"capture failed: {str(error).partition(chr(10))[0]}")

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 # PyTorch allows one capture at a time in a process.
 _CAPTURING = threading.Lock()
+# Graphs whose capture could not be ended: PyTorch keeps pointers to them.
+_ABANDONED: list[torch.cuda.CUDAGraph] = []
 
 
 class HostBuffer:
@@ -127,9 +129,11 @@ class CudaDevice:
     def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         with _CAPTURING, torch.cuda.device(self.device):
             self._stream.wait_stream(self._last)
-            with torch.cuda.stream(self._stream):
-                run()  # loads kernels and makes workspaces, which a capture must not
-            self._stream.synchronize()
+            try:
+                with torch.cuda.stream(self._stream):
+                    run()  # loads kernels and makes workspaces, which a capture must not
+            finally:
+                self._stream.synchronize()
             torch.cuda.empty_cache()
             with torch.cuda.stream(self._stream), with_allocator(self._allocator):
                 graph, result = self._recorded(run)
@@ -137,17 +141,27 @@ class CudaDevice:
         return graph.replay, result
 
     def _recorded(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        """torch.cuda.graph would leave its stream current where the capture fails."""
+        """As torch.cuda.graph, which leaves its stream current and memory to a pool of which nobody
+        can ever free anything (`empty_cache` raises) where the capture fails."""
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             result = run()
         except BaseException:
-            with contextlib.suppress(RuntimeError):  # says that the capture failed, not why
-                graph.capture_end()
+            with contextlib.suppress(RuntimeError):  # which says that the capture failed, not why
+                self._end(graph)
             raise
-        graph.capture_end()
+        self._end(graph)
         return graph, result
+
+    def _end(self, graph: torch.cuda.CUDAGraph) -> None:
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            _ABANDONED.append(graph)
+            with contextlib.suppress(RuntimeError):  # it may have come so far
+                torch.cuda.memory._cuda_endAllocateToPool(self.device.index, self._pool)
+            raise
 
     def pool_bytes(self) -> int:
         segments = torch.cuda.memory_snapshot(self._pool)

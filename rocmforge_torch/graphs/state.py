@@ -69,7 +69,6 @@ class DecodeState:
         """Advance the rows that decode by the tokens chosen, int64 [B]."""
         rows, decoding, _ = self.plan[:, :size].unbind(0)
         self.numbers[TOKEN].index_copy_(0, rows, chosen)
-        # Added, not copied: another stream may be filling the cache of a row that does not decode.
         self.numbers[LENGTH : DRAWN + 1].index_add_(1, rows, decoding.expand(2, -1))
 
 

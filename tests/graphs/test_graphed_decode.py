@@ -20,6 +20,7 @@ from recorded_graphs import RecordingDevice
 from rocmforge_torch.generate import Sampler, SamplingParams, generate_tokens
 from rocmforge_torch.generate.loop import prefill
 from rocmforge_torch.graphs import GraphedDecode
+from rocmforge_torch.graphs.host_reads import RefuseHostReads
 from rocmforge_torch.models import CausalLM, load_model
 
 F32 = torch.float32
@@ -271,8 +272,55 @@ def test_what_cannot_be_captured_runs_eagerly(
     with pytest.warns(RuntimeWarning, match="runs eagerly") as warned:
         assert generated(model, PROMPTS[:2], graphed=decode) == want
     assert len(warned) == 1
-    assert decode.reason == "capture failed: operation not permitted when stream is capturing"
+    assert decode.reason == "capture failed: aten.item.default needs values on the host"
     assert (decode.captures, decode.pool_bytes) == (0, 0)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_capture_that_fails(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the second bucket: the first one's graph is not used any more, and tokens go on."""
+
+    def failing(self: Any, run: Any) -> Any:
+        run()
+        raise RuntimeError("out of memory\nand more")
+
+    captured, eager = (Rows(GraphedDecode(model, 2, 40, capture=c)) for c in (True, False))
+    for rows in (captured, eager):
+        rows.start(0, PROMPTS[0], 1)
+        rows.steps(3)
+        rows.start(1, PROMPTS[1], 2)
+    monkeypatch.setattr(RecordingDevice, "capture", failing)
+    replays = RecordingDevice.replays
+    with pytest.warns(RuntimeWarning, match="runs eagerly: capture failed: out of memory$"):
+        captured.steps(1)
+    captured.steps(4)
+    captured.decode.leave([1])
+    captured.steps(4)
+    eager.steps(5)
+    eager.decode.leave([1])
+    eager.steps(4)
+    assert captured.tokens == eager.tokens
+    assert RecordingDevice.replays == replays
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: torch.equal(x, x),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.clone().index_put_((x > 0,), x.new_zeros(())),
+    ],
+)
+def test_host_reads_are_refused(read: Any) -> None:
+    x = torch.ones(3)
+    with RefuseHostReads(), pytest.raises(RuntimeError, match="needs values on the host"):
+        read(x)
+    with RefuseHostReads():
+        assert (x[torch.tensor([0, 2])] + x.cumsum(0)[1:]).shape == (2,)
 
 
 def test_reasons(model: CausalLM) -> None:
