@@ -15,6 +15,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
 from rocmforge_torch.fx.fusion import fuse
+from rocmforge_torch.fx.memory_plan import plan_memory
 from rocmforge_torch.fx.packing import pack_weights
 from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.report import PassReport, Report
@@ -31,6 +32,7 @@ PASSES: dict[str, tuple[Pass, int, bool]] = {
     "fuse": (fuse, 3, True),
     "pack": (pack_weights, 2, False),
     "dce": (eliminate_dead_code, 1, False),
+    "plan": (plan_memory, 4, True),
 }
 
 
@@ -47,7 +49,8 @@ def optimize(
         example_inputs: tensors (real or fake) like those it will be called with. Passes that need
             to know shapes are left out without them.
         level: 0 nothing; 1 CSE and DCE; 2 also views, merged and packed products; 3 also fusion,
-            the only pass after which values may differ in the last bit.
+            the only pass after which values may differ in the last bit; 4 also the memory plan,
+            after which inputs must be like the examples.
         disable: names of passes to leave out, of fx.PASSES.
 
     Returns:
@@ -89,6 +92,7 @@ def run_passes(
         saved = before[1] - attribute_bytes(gm)
         seconds = time.perf_counter() - start
         report.passes.append(PassReport(name, before[0], count_nodes(gm), saved, seconds))
+    report.plan = gm.meta.get("memory_plan")
     gm.meta["report"] = report
 
 

@@ -10,7 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def annotate(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
@@ -20,7 +20,10 @@ def annotate(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
     """
     modes = [t.fake_mode for t in example_inputs if isinstance(t, FakeTensor)]
     mode = modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    _Annotator(gm, mode).run(*[_fake(mode, value) for value in example_inputs])
+    # The graph may change the shape of an input in place: not that of the example.
+    with mode, torch.no_grad():
+        inputs = [_snapshot(_fake(mode, value)) for value in example_inputs]
+    _Annotator(gm, mode).run(*inputs)
 
 
 def complete(gm: fx.GraphModule) -> None:
@@ -72,7 +75,7 @@ def _fake(mode: FakeTensorMode, value: Any) -> Any:
 
 
 def _snapshot(value: Any) -> Any:
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    return tree_map_only(torch.Tensor, torch.Tensor.detach, value)
 
 
 def place_of(node: fx.Node) -> Hashable | None:
