@@ -15,7 +15,8 @@ from ..nn.kv_cache import CacheDtypes
 from .device import graph_device
 from .host_reads import RefuseHostReads
 from .readback import PendingTokens, TokenReader
-from .state import DecodeState, Snapshot
+from .snapshot import Snapshot, observe, same_bits
+from .state import DecodeState
 from .watch import ModelWatch
 
 VERIFIED_STEPS = 2  # a number that the host left in the graph is wrong from the second on
@@ -58,6 +59,7 @@ class GraphedDecode:
         captures: how many graphs have been captured so far.
     """
 
+    @torch.inference_mode(False)  # tensors made inside could only be written to inside
     def __init__(
         self,
         model: DecodeModel,
@@ -133,9 +135,10 @@ class GraphedDecode:
         with self._lock:
             self._check_free(range(first, first + count))
             self._device.order()
-            part = self.cache.sequences(first, count)
-            # Lengths of its own: steps of other rows touch those of the whole cache meanwhile.
-            part.lengths, part.longest = torch.zeros_like(part.lengths), 0
+            with torch.inference_mode(False):
+                part = self.cache.sequences(first, count)
+                # Lengths of its own: steps of other rows touch those of the whole cache meanwhile.
+                part.lengths, part.longest = torch.zeros_like(part.lengths), 0
             return part
 
     def join(
@@ -283,7 +286,7 @@ class GraphedDecode:
         before = Snapshot.take(self._state, len(self._rows), steps)
         try:
             with RefuseHostReads():
-                wanted = _observe(lambda: self._compute(size), before, steps)
+                wanted = observe(lambda: self._compute(size), before, steps)
             replay, (chosen, logits) = self._device.capture(lambda: self._compute(size))
             before.restore()
             self.captures += 1
@@ -292,7 +295,7 @@ class GraphedDecode:
                 replay()
                 return chosen, logits
 
-            if self._verify and not _equal(wanted, _observe(replayed, before, steps)):
+            if self._verify and not same_bits(wanted, observe(replayed, before, steps)):
                 self._fall_back(f"the captured step of {size} rows differs from the eager one")
                 return None
         except RuntimeError as error:
@@ -308,28 +311,9 @@ class GraphedDecode:
 
     def _fall_back(self, reason: str) -> None:
         self._reason = reason
+        self._reader.finish()  # no graph goes while it runs
         self._steps.clear()
         warnings.warn(f"GraphedDecode runs eagerly: {reason}", RuntimeWarning, stacklevel=6)
-
-
-def _observe(
-    run: Callable[[], tuple[Tensor, Tensor]], before: Snapshot, steps: int
-) -> list[Tensor]:
-    """Bits of all that some steps give and leave behind, which is then put back."""
-    seen: list[Tensor] = []
-    for _ in range(steps):
-        chosen, logits = run()
-        seen += [chosen.clone(), logits.clone(memory_format=torch.contiguous_format)]
-    seen += before.now()
-    before.restore()
-    return seen
-
-
-def _equal(wanted: list[Tensor], got: list[Tensor]) -> bool:
-    return all(
-        torch.equal(a.view(torch.uint8), b.view(torch.uint8))
-        for a, b in zip(wanted, got, strict=True)
-    )
 
 
 def _buckets(max_batch: int, buckets: Sequence[int] | None) -> tuple[int, ...]:

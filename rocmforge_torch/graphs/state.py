@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -70,43 +68,3 @@ class DecodeState:
         rows, decoding, _ = self.plan[:, :size].unbind(0)
         self.numbers[TOKEN].index_copy_(0, rows, chosen)
         self.numbers[LENGTH : DRAWN + 1].index_add_(1, rows, decoding.expand(2, -1))
-
-
-@dataclass
-class Snapshot:
-    """All that some steps change, to be put back."""
-
-    state: DecodeState
-    slots: Tensor
-    numbers: Tensor
-    stored: list[Tensor]
-
-    @classmethod
-    def take(cls, state: DecodeState, decoding: int, steps: int) -> Snapshot:
-        """Before `steps` steps of the first `decoding` rows of the plan, which have room for them.
-
-        A row that has no room is not looked at beyond it.
-        """
-        rows, _, first = state.plan[:, :decoding].unbind(0)
-        begin = first + state.numbers[LENGTH].index_select(0, rows)
-        offsets = torch.arange(steps, device=begin.device)
-        slots = (begin[:, None] + offsets).flatten()
-        return cls(state, slots, state.numbers.clone(), _stored(state.cache, slots))
-
-    def now(self) -> list[Tensor]:
-        """Numbers, and keys and values at the slots, as they are now."""
-        return [self.state.numbers.clone(), *_stored(self.state.cache, self.slots)]
-
-    def restore(self) -> None:
-        self.state.numbers.copy_(self.numbers)
-        for tensor, rows in zip(_bytes(self.state.cache), self.stored, strict=True):
-            tensor.index_copy_(0, self.slots, rows)
-
-
-def _bytes(cache: KVCache) -> list[Tensor]:
-    """Of every layer's keys, and of its values, uint8 [slots, H, bytes]: not all ops know fp8."""
-    return [tensor.flatten(0, 1).view(torch.uint8) for tensor in (*cache.k, *cache.v)]
-
-
-def _stored(cache: KVCache, slots: Tensor) -> list[Tensor]:
-    return [tensor.index_select(0, slots) for tensor in _bytes(cache)]

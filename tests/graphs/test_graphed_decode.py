@@ -15,15 +15,17 @@ import torch
 from decoding import PROMPTS, Rows, alone, warm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorded_graphs import RecordingDevice
+from recorded_graphs import Recorder, RecordingDevice
 
 from rocmforge_torch.generate import Sampler, SamplingParams, generate_tokens
 from rocmforge_torch.generate.loop import prefill
 from rocmforge_torch.graphs import GraphedDecode
+from rocmforge_torch.graphs.device import HostDevice
 from rocmforge_torch.graphs.host_reads import RefuseHostReads
 from rocmforge_torch.models import CausalLM, load_model
 
 F32 = torch.float32
+put = HostDevice.put
 
 
 def generated(model: CausalLM, prompts: list[list[int]], **options: Any) -> list[list[int]]:
@@ -192,6 +194,23 @@ def test_tokens_can_be_read_late_and_in_any_order(model: CausalLM) -> None:
     )
 
 
+@pytest.mark.usefixtures("device")
+def test_inference_mode_does_not_matter(model: CausalLM) -> None:
+    """Made inside, used outside, and the other way round."""
+    for inside in (False, True):
+        with torch.inference_mode(inside):
+            decode = GraphedDecode(model, 2, 60)
+            cache = decode.begin(1)
+        with torch.inference_mode(not inside):
+            hidden = prefill(model, PROMPTS[:1], cache)
+            rows = Rows(decode)
+            rows.join(1, hidden, len(PROMPTS[0]), 3)
+            rows.steps(5)
+        with torch.inference_mode(inside):
+            rows.steps(5)
+        assert rows.tokens[1] == alone(model, PROMPTS[0], 3, 11, torch.float16)
+
+
 # Capture.
 
 
@@ -255,6 +274,45 @@ def test_a_number_of_the_host_in_a_graph_is_found(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows.steps(3)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_graph_that_stores_nothing_is_found(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the eager steps stored must not be there when the graph is looked at."""
+    replay = Recorder.replay
+
+    def forgetful(self: Recorder) -> None:
+        write = torch.ops.rocmforge.kv_cache_write_.default
+        self.calls = [call for call in self.calls if call[0] != write]
+        replay(self)
+
+    monkeypatch.setattr(Recorder, "replay", forgetful)
+    decode = GraphedDecode(model, 1, 60)
+    rows = Rows(decode)
+    rows.start(0, PROMPTS[0], 1)
+    with pytest.warns(RuntimeWarning, match="differs from the eager one"):
+        rows.steps(1)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_the_host_writes_only_when_rows_change(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(
+        RecordingDevice, "put", lambda self, values, into: written.append(put(self, values, into))
+    )
+    rows = Rows(GraphedDecode(model, 2, 60))
+    rows.start(0, PROMPTS[0], 1)
+    rows.steps(1)
+    before = len(written)
+    rows.steps(20)
+    assert len(written) == before
+    rows.start(1, PROMPTS[1], 1)
+    rows.steps(20)
+    assert len(written) == before + 2
 
 
 def test_what_cannot_be_captured_runs_eagerly(
