@@ -23,7 +23,7 @@ class Snapshot:
 
     @classmethod
     def take(cls, state: DecodeState, decoding: int, steps: int) -> Snapshot:
-        """Before `steps` steps of the first `decoding` rows of the plan, which have room for them."""
+        """Before `steps` steps of the first `decoding` rows of the plan; all have room for them."""
         rows, _, first = state.plan[:, :decoding].unbind(0)
         begin = first + state.numbers[LENGTH].index_select(0, rows)
         offsets = torch.arange(steps, device=begin.device)
