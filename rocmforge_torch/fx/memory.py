@@ -71,7 +71,7 @@ class Versions:
     def step(self, node: fx.Node) -> None:
         """Takes note of what `node` writes."""
         behaviour = self._memory.behaviours[node]
-        if behaviour.is_effectful:
+        if behaviour.is_opaque:
             self._barriers += 1
         for written in behaviour.writes | behaviour.reshapes:
             group = self._memory.group(written)
