@@ -5,8 +5,6 @@
 // bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <array>
 
@@ -174,27 +172,23 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
 
 namespace {
 
-Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
+Tensor quant_matmul(const Result& result, const Tensor& x, const Tensor& qweight, int64_t qtype,
                     const std::optional<Tensor>& bias, int64_t layout) {
   constexpr const char* op = "quant_matmul";
   const QuantTypeInfo& type = check_product(op, x, qweight, qtype, bias, layout);
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, qweight.size(0)));
+  Tensor out = result.tensor(op, shape_with_last(x, qweight.size(0)), x.scalar_type(), x);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, x);
   quant_product(launch, x, weight_of(qweight, type, layout), type, bias, out);
   return out;
 }
 
-Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t qtype) {
+Tensor quant_matmul_transposed(const Result& result, const Tensor& g, const Tensor& qweight,
+                               int64_t qtype) {
   constexpr const char* op = "quant_matmul_transposed";
-  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
-  check_float(op, "g", g);
-  check_dim(op, "g", g, 1);
-  check_device(op, "qweight", qweight, g, "g");
-  check(last_size(g) == qweight.size(0), op, "g has ", last_size(g), " features but qweight has ",
-        qweight.size(0), " rows");
+  const QuantTypeInfo& type = check_transposed_product(op, g, qweight, qtype);
   const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
-  Tensor out = torch::stable::new_empty(g, shape_with_last(g, k));
+  Tensor out = result.tensor(op, shape_with_last(g, k), g.scalar_type(), g);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, g);
   const Weight weight = weight_of(qweight, type, 0);
@@ -224,8 +218,8 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("quant_matmul", TORCH_BOX(&quant_matmul));
-  m.impl("quant_matmul_transposed", TORCH_BOX(&quant_matmul_transposed));
+  implement<&quant_matmul>(m, "quant_matmul");
+  implement<&quant_matmul_transposed>(m, "quant_matmul_transposed");
 }
 
 }  // namespace rocmforge
