@@ -5,17 +5,12 @@
 #include "ops/control.h"
 #include "ops/gpu.h"
 #include "ops/result.h"
+#include "ops/row_view.h"
 
 namespace rocmforge {
 namespace {
 
 constexpr const char* op = "attention";
-
-// A tensor with a contiguous last dimension, copied only if it has none.
-Tensor neighbours(const Tensor& t) {
-  const int64_t last = t.dim() - 1;
-  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
-}
 
 // An optional tensor, contiguous; holds what it points into.
 template <typename T>
@@ -53,7 +48,8 @@ Tensor attention(const Result& result, const Tensor& q, const Tensor& k_cache,
   if (out.numel() == 0) return out;
 
   const GpuLaunch launch(op, q);
-  const Tensor queries = neighbours(q), keys = neighbours(k_cache), values = neighbours(v_cache);
+  const Tensor queries = contiguous_rows(q), keys = contiguous_rows(k_cache),
+               values = contiguous_rows(v_cache);
   const Tensor lengths = torch::stable::contiguous(seq_lens);
   const Optional<float> sink(sinks), slopes(alibi_slopes);
   const Optional<int32_t> table(block_table);

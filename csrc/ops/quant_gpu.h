@@ -32,11 +32,10 @@ inline Weight weight_of(const Tensor& qweight, const QuantTypeInfo& type, int64_
   const bool usable = (rows_apart || qweight.is_contiguous()) && address % align == 0 &&
                       (stride % align == 0 || layout == 1);
   Tensor tensor = usable ? qweight : torch::stable::contiguous(torch::stable::clone(qweight));
-  return {
-      tensor,
-      {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
-       static_cast<const uint8_t*>(tensor.const_data_ptr()), bytes ? qweight.numel() / bytes : 0,
-       bytes / type.block_bytes * type.block_size, usable ? stride : bytes}};
+  return {tensor,
+          {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
+           static_cast<const uint8_t*>(tensor.const_data_ptr()),
+           bytes ? qweight.numel() / bytes : 0, type.width(bytes), usable ? stride : bytes}};
 }
 
 }  // namespace rocmforge

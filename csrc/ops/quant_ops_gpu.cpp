@@ -10,7 +10,7 @@ Tensor dequantize(const Result& result, const Tensor& qweight, int64_t qtype, Sc
   constexpr const char* op = "dequantize";
   const QuantTypeInfo& type = check_qweight(op, qweight, qtype);
   check_output_dtype(op, dtype);
-  const int64_t k = last_size(qweight) / type.block_bytes * type.block_size;
+  const int64_t k = type.width(last_size(qweight));
   Tensor out = result.tensor(op, shape_with_last(qweight, k), dtype, qweight);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, qweight);
@@ -24,7 +24,7 @@ Tensor quant_embedding(const Result& result, const Tensor& ids, const Tensor& qw
                        int64_t qtype, ScalarType dtype) {
   constexpr const char* op = "quant_embedding";
   const QuantTypeInfo& type = check_embedding(op, ids, qweight, qtype, dtype);
-  const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
+  const int64_t k = type.width(qweight.size(1));
   std::vector<int64_t> shape(ids.sizes().begin(), ids.sizes().end());
   shape.push_back(k);
   Tensor out = result.tensor(op, shape, dtype, qweight);

@@ -1,6 +1,7 @@
 #include "hip/sampling.h"
 #include "ops/gpu.h"
 #include "ops/result.h"
+#include "ops/row_view.h"
 #include "ops/sampling_checks.h"
 
 namespace rocmforge {
@@ -25,8 +26,7 @@ Tensor sample(const Result& result, const Tensor& logits, const Tensor& temperat
   Tensor out = result.tensor(op, {batch}, ScalarType::Long, logits);
   if (batch == 0) return out;
   const GpuLaunch launch(op, logits);
-  const bool rows_apart = vocab == 1 || logits.stride(1) == 1;
-  const Tensor rows = rows_apart ? logits : torch::stable::contiguous(logits);
+  const Tensor rows = contiguous_rows(logits);
   const PerRow<float> temperatures(temperature), top_ps(top_p), min_ps(min_p);
   const PerRow<int64_t> top_ks(top_k), seeds(seed), steps(step);
   const gpu::SampleParams params = {temperatures.data(), top_ks.data(), top_ps.data(),

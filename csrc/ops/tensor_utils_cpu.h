@@ -38,12 +38,6 @@ inline RowView row_view(const Tensor& t, int64_t tail = 1) {
   return {r.tensor, {r.tensor.const_data_ptr(), r.inner, r.outer_stride, r.inner_stride}, r.count};
 }
 
-// A tensor with a contiguous last dimension, copied only if it has none.
-inline Tensor contiguous_rows(const Tensor& t) {
-  const int64_t last = t.dim() - 1;
-  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
-}
-
 // Calls f(begin, end) on ranges of `count` items, each of which takes about `work` operations: on
 // one thread unless there is enough to share.
 template <typename F>
