@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from rocmforge_torch.ops import OPS, autograd, schemas
+from rocmforge_torch.ops.out import OUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "ops.md"
@@ -27,7 +28,16 @@ PRODUCTS = ("quant_matmul", "quant_matmul_transposed", "quant_matmul_gated")
 def kernels(device: str) -> set[str]:
     """The ops that some csrc/ops/*_DEVICE.cpp registers a kernel for."""
     sources = (ROOT / "csrc" / "ops").glob(f"*_{device}.cpp")
-    return {op for path in sources for op in re.findall(r'm\.impl\("(\w+)"', path.read_text())}
+    registered = re.compile(r'(?:m\.impl\(|implement<&[\w:]+>\(m, )"(\w+)"')
+    return {op for path in sources for op in registered.findall(path.read_text())}
+
+
+def outs(op: str) -> str:
+    """The arguments of the overload `out` that results go to."""
+    if op not in OUTS:
+        return "in place"
+    arguments = getattr(torch.ops.rocmforge, op).out._schema.arguments
+    return ", ".join(f"`{a.name}`" for a in arguments if a.alias_info is not None)
 
 
 def gradient(op: str) -> str:
@@ -43,12 +53,12 @@ def gradient(op: str) -> str:
 def table() -> str:
     cpu, gpu = kernels("cpu"), kernels("gpu")
     lines = [
-        "| op | CPU kernel | HIP / CUDA kernel | gradient in |",
-        "| --- | --- | --- | --- |",
+        "| op | CPU kernel | HIP / CUDA kernel | gradient in | results into |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for op in OPS:
         has = ["yes" if op in found else "reference" for found in (cpu, gpu)]
-        lines.append(f"| [`{op}`](#{op}) | {has[0]} | {has[1]} | {gradient(op)} |")
+        lines.append(f"| [`{op}`](#{op}) | {has[0]} | {has[1]} | {gradient(op)} | {outs(op)} |")
     for op, schema in OPS.items():
         doc = inspect.cleandoc(getattr(schemas, op).__doc__)
         lines += ["", f"### {op}", "", f"`{' '.join(schema.split())}`", "", doc]

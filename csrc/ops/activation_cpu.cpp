@@ -1,15 +1,15 @@
-#include <torch/csrc/stable/library.h>
-
 #include "cpu/dispatch.h"
 #include "ops/activation_checks.h"
+#include "ops/result.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
 namespace {
 
-Tensor gated(const char* op, cpu::Activation activation, const Tensor& gate, const Tensor& up) {
+Tensor gated(const char* op, const Result& result, cpu::Activation activation, const Tensor& gate,
+             const Tensor& up) {
   check_gated(op, gate, up);
-  Tensor out = empty(gate.sizes(), gate.scalar_type());
+  Tensor out = result.tensor(op, gate.sizes(), gate.scalar_type(), gate);
   if (gate.numel() == 0) return out;
   const int64_t width = gate.size(gate.dim() - 1);
   const RowView gates = row_view(gate), ups = row_view(up);
@@ -21,18 +21,18 @@ Tensor gated(const char* op, cpu::Activation activation, const Tensor& gate, con
   return out;
 }
 
-Tensor silu_mul(const Tensor& gate, const Tensor& up) {
-  return gated("silu_mul", cpu::Activation::kSilu, gate, up);
+Tensor silu_mul(const Result& result, const Tensor& gate, const Tensor& up) {
+  return gated("silu_mul", result, cpu::Activation::kSilu, gate, up);
 }
 
-Tensor gelu_mul(const Tensor& gate, const Tensor& up) {
-  return gated("gelu_mul", cpu::Activation::kGelu, gate, up);
+Tensor gelu_mul(const Result& result, const Tensor& gate, const Tensor& up) {
+  return gated("gelu_mul", result, cpu::Activation::kGelu, gate, up);
 }
 
 }  // namespace
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
-  m.impl("silu_mul", TORCH_BOX(&rocmforge::silu_mul));
-  m.impl("gelu_mul", TORCH_BOX(&rocmforge::gelu_mul));
+  rocmforge::implement<&rocmforge::silu_mul>(m, "silu_mul");
+  rocmforge::implement<&rocmforge::gelu_mul>(m, "gelu_mul");
 }

@@ -1,5 +1,3 @@
-#include <torch/csrc/stable/library.h>
-
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -7,6 +5,7 @@
 
 #include "cpu/dispatch.h"
 #include "ops/attention_checks.h"
+#include "ops/result.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
@@ -86,10 +85,11 @@ void run(const cpu::AttentionArgs& args, const Plan& plan, int64_t longest) {
   }
 }
 
-Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                 const Tensor& seq_lens, const std::optional<Tensor>& block_table,
-                 std::optional<double> scale, bool causal, int64_t window, double softcap,
-                 const std::optional<Tensor>& sinks, const std::optional<Tensor>& alibi_slopes) {
+Tensor attention(const Result& result, const Tensor& q, const Tensor& k_cache,
+                 const Tensor& v_cache, const Tensor& seq_lens,
+                 const std::optional<Tensor>& block_table, std::optional<double> scale, bool causal,
+                 int64_t window, double softcap, const std::optional<Tensor>& sinks,
+                 const std::optional<Tensor>& alibi_slopes) {
   const AttentionCaches caches = check_attention(q, k_cache, v_cache, seq_lens, block_table, window,
                                                  softcap, sinks, alibi_slopes);
 
@@ -99,7 +99,8 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
   if (block_table) table = contiguous_rows(*block_table);
   if (sinks) sink = as_contiguous(*sinks);
   if (alibi_slopes) slopes = as_contiguous(*alibi_slopes);
-  Tensor out = empty({q.size(0), q.size(1), q.size(2), caches.value_dim}, q.scalar_type());
+  Tensor out =
+      result.tensor(op, {q.size(0), q.size(1), q.size(2), caches.value_dim}, q.scalar_type(), q);
 
   cpu::AttentionArgs args = {};
   args.q_dtype = cpu_dtype(q);
@@ -142,5 +143,5 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
-  m.impl("attention", TORCH_BOX(&rocmforge::attention));
+  rocmforge::implement<&rocmforge::attention>(m, "attention");
 }

@@ -1,22 +1,16 @@
-#include <torch/csrc/stable/library.h>
-
 #include <cmath>
 
 #include "hip/attention.h"
 #include "ops/attention_checks.h"
 #include "ops/control.h"
 #include "ops/gpu.h"
+#include "ops/result.h"
+#include "ops/row_view.h"
 
 namespace rocmforge {
 namespace {
 
 constexpr const char* op = "attention";
-
-// A tensor with a contiguous last dimension, copied only if it has none.
-Tensor neighbours(const Tensor& t) {
-  const int64_t last = t.dim() - 1;
-  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
-}
 
 // An optional tensor, contiguous; holds what it points into.
 template <typename T>
@@ -37,10 +31,11 @@ gpu::CacheView cache_view(const Tensor& cache, CacheType type) {
           cache.stride(2) * size};
 }
 
-Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                 const Tensor& seq_lens, const std::optional<Tensor>& block_table,
-                 std::optional<double> scale, bool causal, int64_t window, double softcap,
-                 const std::optional<Tensor>& sinks, const std::optional<Tensor>& alibi_slopes) {
+Tensor attention(const Result& result, const Tensor& q, const Tensor& k_cache,
+                 const Tensor& v_cache, const Tensor& seq_lens,
+                 const std::optional<Tensor>& block_table, std::optional<double> scale, bool causal,
+                 int64_t window, double softcap, const std::optional<Tensor>& sinks,
+                 const std::optional<Tensor>& alibi_slopes) {
   const AttentionCaches caches = check_attention(q, k_cache, v_cache, seq_lens, block_table, window,
                                                  softcap, sinks, alibi_slopes);
   const int64_t head_dim = q.size(3);
@@ -48,11 +43,13 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
     check(dim <= gpu::kMaxHeadDim, op, "heads on a GPU must have at most ", gpu::kMaxHeadDim,
           " values, got ", dim);
   }
-  Tensor out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2), caches.value_dim});
+  Tensor out =
+      result.tensor(op, {q.size(0), q.size(1), q.size(2), caches.value_dim}, q.scalar_type(), q);
   if (out.numel() == 0) return out;
 
   const GpuLaunch launch(op, q);
-  const Tensor queries = neighbours(q), keys = neighbours(k_cache), values = neighbours(v_cache);
+  const Tensor queries = contiguous_rows(q), keys = contiguous_rows(k_cache),
+               values = contiguous_rows(v_cache);
   const Tensor lengths = torch::stable::contiguous(seq_lens);
   const Optional<float> sink(sinks), slopes(alibi_slopes);
   const Optional<int32_t> table(block_table);
@@ -96,5 +93,5 @@ Tensor attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("attention", TORCH_BOX(&rocmforge::attention));
+  rocmforge::implement<&rocmforge::attention>(m, "attention");
 }

@@ -1,7 +1,6 @@
-#include <torch/csrc/stable/library.h>
-
 #include "cpu/dispatch.h"
 #include "ops/norm_checks.h"
+#include "ops/result.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
@@ -27,20 +26,23 @@ void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& w
   });
 }
 
-Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
-  check_norm("rms_norm", x, weight);
-  Tensor out = empty(x.sizes(), x.scalar_type());
+Tensor rms_norm(const Result& result, const Tensor& x, const std::optional<Tensor>& weight,
+                double eps) {
+  constexpr const char* op = "rms_norm";
+  check_norm(op, x, weight);
+  Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
   run(x, nullptr, weight, eps, out, nullptr);
   return out;
 }
 
-std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
-                                        const std::optional<Tensor>& weight, double eps) {
+std::tuple<Tensor, Tensor> add_rms_norm(const Result& result, const Result& total, const Tensor& x,
+                                        const Tensor& residual, const std::optional<Tensor>& weight,
+                                        double eps) {
   constexpr const char* op = "add_rms_norm";
   check_norm(op, x, weight);
   check_residual(op, x, residual);
-  Tensor out = empty(x.sizes(), x.scalar_type());
-  Tensor sum = empty(x.sizes(), x.scalar_type());
+  Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
+  Tensor sum = total.tensor(op, x.sizes(), x.scalar_type(), x);
   run(x, &residual, weight, eps, out, &sum);
   return {out, sum};
 }
@@ -49,6 +51,6 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
-  m.impl("rms_norm", TORCH_BOX(&rocmforge::rms_norm));
-  m.impl("add_rms_norm", TORCH_BOX(&rocmforge::add_rms_norm));
+  rocmforge::implement<&rocmforge::rms_norm>(m, "rms_norm");
+  rocmforge::implement<&rocmforge::add_rms_norm>(m, "add_rms_norm");
 }

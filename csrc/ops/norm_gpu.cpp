@@ -1,9 +1,8 @@
-#include <torch/csrc/stable/library.h>
-
 #include "hip/norm.h"
 #include "ops/gpu.h"
 #include "ops/gpu_rows.h"
 #include "ops/norm_checks.h"
+#include "ops/result.h"
 
 namespace rocmforge {
 namespace {
@@ -22,10 +21,11 @@ struct Weight {
   }
 };
 
-Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
+Tensor rms_norm(const Result& result, const Tensor& x, const std::optional<Tensor>& weight,
+                double eps) {
   constexpr const char* op = "rms_norm";
   check_norm(op, x, weight);
-  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return out;
   const GpuLaunch launch(op, x);
   const GpuRows rows(x);
@@ -36,13 +36,14 @@ Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps
   return out;
 }
 
-std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
-                                        const std::optional<Tensor>& weight, double eps) {
+std::tuple<Tensor, Tensor> add_rms_norm(const Result& result, const Result& total, const Tensor& x,
+                                        const Tensor& residual, const std::optional<Tensor>& weight,
+                                        double eps) {
   constexpr const char* op = "add_rms_norm";
   check_norm(op, x, weight);
   check_residual(op, x, residual);
-  Tensor out = torch::stable::new_empty(x, x.sizes());
-  Tensor sum = torch::stable::new_empty(x, x.sizes());
+  Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
+  Tensor sum = total.tensor(op, x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return {out, sum};
   const GpuLaunch launch(op, x);
   const GpuRows rows(x), others(residual);
@@ -58,6 +59,6 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("rms_norm", TORCH_BOX(&rocmforge::rms_norm));
-  m.impl("add_rms_norm", TORCH_BOX(&rocmforge::add_rms_norm));
+  rocmforge::implement<&rocmforge::rms_norm>(m, "rms_norm");
+  rocmforge::implement<&rocmforge::add_rms_norm>(m, "add_rms_norm");
 }

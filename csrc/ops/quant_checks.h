@@ -93,4 +93,28 @@ inline const QuantTypeInfo& check_product(const char* op, const Tensor& x, const
   return type;
 }
 
+// The arguments of g [..., n] . qweight [n, k].
+inline const QuantTypeInfo& check_transposed_product(const char* op, const Tensor& g,
+                                                     const Tensor& qweight, int64_t qtype) {
+  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
+  check_float(op, "g", g);
+  check_dim(op, "g", g, 1);
+  check_device(op, "qweight", qweight, g, "g");
+  const int64_t features = g.size(g.dim() - 1);
+  check(features == qweight.size(0), op, "g has ", features, " features but qweight has ",
+        qweight.size(0), " rows");
+  return type;
+}
+
+// All but the values of the ids.
+inline const QuantTypeInfo& check_embedding(const char* op, const Tensor& ids,
+                                            const Tensor& qweight, int64_t qtype,
+                                            ScalarType dtype) {
+  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
+  check_int(op, "ids", ids);
+  check_device(op, "ids", ids, qweight, "qweight");
+  check_output_dtype(op, dtype);
+  return type;
+}
+
 }  // namespace rocmforge

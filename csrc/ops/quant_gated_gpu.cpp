@@ -1,7 +1,5 @@
 // Registers quant_matmul_gated for the GPU. One or two rows of x are a matvec that gates what it
 // has summed; more are the product of all 2F rows, then the activation on its halves.
-#include <torch/csrc/stable/library.h>
-
 #include "hip/activation.h"
 #include "hip/dequantize.h"
 #include "hip/matvec.h"
@@ -42,12 +40,12 @@ void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight
                         act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
 }
 
-Tensor quant_matmul_gated(const Tensor& x, const Tensor& qweight_gate_up, int64_t qtype,
-                          const std::string& act, const std::optional<Tensor>& bias,
+Tensor quant_matmul_gated(const Result& result, const Tensor& x, const Tensor& qweight_gate_up,
+                          int64_t qtype, const std::string& act, const std::optional<Tensor>& bias,
                           int64_t layout) {
   const QuantTypeInfo& type = check_gated_product(x, qweight_gate_up, qtype, act, bias, layout);
   const int64_t f = qweight_gate_up.size(0) / 2;
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, f));
+  Tensor out = result.tensor(kGatedOp, shape_with_last(x, f), x.scalar_type(), x);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(kGatedOp, x);
   const Weight weight = weight_of(qweight_gate_up, type, layout);
@@ -67,7 +65,7 @@ Tensor quant_matmul_gated(const Tensor& x, const Tensor& qweight_gate_up, int64_
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("quant_matmul_gated", TORCH_BOX(&quant_matmul_gated));
+  implement<&quant_matmul_gated>(m, "quant_matmul_gated");
 }
 
 }  // namespace rocmforge

@@ -1,22 +1,14 @@
 // What the GPU registrations of the ops on quantized weights share.
 #pragma once
 
-#include <vector>
-
 #include "hip/matrix.h"
 #include "ops/gpu.h"
 #include "ops/quant_checks.h"
+#include "ops/result.h"
 
 namespace rocmforge {
 
 inline int64_t last_size(const Tensor& t) { return t.size(t.dim() - 1); }
-
-// [like.shape[:-1], last]
-inline std::vector<int64_t> shape_with_last(const Tensor& like, int64_t last) {
-  std::vector<int64_t> shape(like.dim(), last);
-  for (int64_t i = 0; i + 1 < like.dim(); ++i) shape[i] = like.size(i);
-  return shape;
-}
 
 inline gpu::DType gpu_dtype_of(ScalarType type) {
   return type == ScalarType::Half       ? gpu::DType::kFloat16
@@ -40,11 +32,10 @@ inline Weight weight_of(const Tensor& qweight, const QuantTypeInfo& type, int64_
   const bool usable = (rows_apart || qweight.is_contiguous()) && address % align == 0 &&
                       (stride % align == 0 || layout == 1);
   Tensor tensor = usable ? qweight : torch::stable::contiguous(torch::stable::clone(qweight));
-  return {
-      tensor,
-      {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
-       static_cast<const uint8_t*>(tensor.const_data_ptr()), bytes ? qweight.numel() / bytes : 0,
-       bytes / type.block_bytes * type.block_size, usable ? stride : bytes}};
+  return {tensor,
+          {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
+           static_cast<const uint8_t*>(tensor.const_data_ptr()),
+           bytes ? qweight.numel() / bytes : 0, type.width(bytes), usable ? stride : bytes}};
 }
 
 }  // namespace rocmforge

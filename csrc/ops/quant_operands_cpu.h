@@ -6,16 +6,10 @@
 #include "ops/control.h"
 #include "ops/quant_checks.h"
 #include "ops/quant_product_cpu.h"
+#include "ops/result.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
-
-// [like.shape[:-1], last]
-inline Tensor empty_rows(const Tensor& like, int64_t last, ScalarType dtype) {
-  std::vector<int64_t> shape(like.dim(), last);
-  for (int64_t i = 0; i + 1 < like.dim(); ++i) shape[i] = like.size(i);
-  return empty(shape, dtype);
-}
 
 // A matrix and the tensor that keeps its memory.
 struct HeldMatrix {
@@ -37,11 +31,11 @@ inline HeldMatrix held_matrix(const Tensor& qweight, const QuantTypeInfo& type, 
 }
 
 // Arguments that check_product accepted; with `gate`, the halves of the product go through it.
-inline Tensor product(const Tensor& x, const Tensor& qweight, const QuantTypeInfo& type,
-                      const std::optional<Tensor>& bias, int64_t layout,
+inline Tensor product(const char* op, const Result& result, const Tensor& x, const Tensor& qweight,
+                      const QuantTypeInfo& type, const std::optional<Tensor>& bias, int64_t layout,
                       std::optional<cpu::Activation> gate) {
   const int64_t columns = qweight.size(0) / (gate ? 2 : 1);
-  Tensor out = empty_rows(x, columns, x.scalar_type());
+  Tensor out = result.tensor(op, shape_with_last(x, columns), x.scalar_type(), x);
   if (out.numel() == 0) return out;
   std::vector<float> shifts;
   if (bias) {

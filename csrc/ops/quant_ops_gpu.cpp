@@ -1,6 +1,4 @@
 // Registers dequantize, quant_embedding, pack_weight and unpack_weight for the GPU.
-#include <torch/csrc/stable/library.h>
-
 #include "hip/dequantize.h"
 #include "hip/pack.h"
 #include "ops/quant_gpu.h"
@@ -8,12 +6,12 @@
 namespace rocmforge {
 namespace {
 
-Tensor dequantize(const Tensor& qweight, int64_t qtype, ScalarType dtype) {
+Tensor dequantize(const Result& result, const Tensor& qweight, int64_t qtype, ScalarType dtype) {
   constexpr const char* op = "dequantize";
   const QuantTypeInfo& type = check_qweight(op, qweight, qtype);
   check_output_dtype(op, dtype);
-  const int64_t k = last_size(qweight) / type.block_bytes * type.block_size;
-  Tensor out = torch::stable::new_empty(qweight, shape_with_last(qweight, k), dtype);
+  const int64_t k = type.width(last_size(qweight));
+  Tensor out = result.tensor(op, shape_with_last(qweight, k), dtype, qweight);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, qweight);
   const Weight weight = weight_of(qweight, type, 0);
@@ -22,16 +20,14 @@ Tensor dequantize(const Tensor& qweight, int64_t qtype, ScalarType dtype) {
   return out;
 }
 
-Tensor quant_embedding(const Tensor& ids, const Tensor& qweight, int64_t qtype, ScalarType dtype) {
+Tensor quant_embedding(const Result& result, const Tensor& ids, const Tensor& qweight,
+                       int64_t qtype, ScalarType dtype) {
   constexpr const char* op = "quant_embedding";
-  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
-  check_int(op, "ids", ids);
-  check_device(op, "ids", ids, qweight, "qweight");
-  check_output_dtype(op, dtype);
-  const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
-  std::vector<int64_t> shape(ids.dim() + 1, k);
-  for (int64_t i = 0; i < ids.dim(); ++i) shape[i] = ids.size(i);
-  Tensor out = torch::stable::new_empty(qweight, shape, dtype);
+  const QuantTypeInfo& type = check_embedding(op, ids, qweight, qtype, dtype);
+  const int64_t k = type.width(qweight.size(1));
+  std::vector<int64_t> shape(ids.sizes().begin(), ids.sizes().end());
+  shape.push_back(k);
+  Tensor out = result.tensor(op, shape, dtype, qweight);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, qweight);
   const Weight weight = weight_of(qweight, type, 0);
@@ -43,11 +39,15 @@ Tensor quant_embedding(const Tensor& ids, const Tensor& qweight, int64_t qtype, 
 }
 
 template <auto Repack>
-Tensor repack(const char* op, const char* name, const Tensor& from, int64_t qtype) {
+Tensor repack(const char* op, const Result& result, const char* name, const Tensor& from,
+              int64_t qtype) {
   const QuantTypeInfo& type = check_matrix(op, from, qtype, name);
   const Tensor dense = torch::stable::contiguous(from);
-  if (!type.is_quantized()) return torch::stable::clone(dense);
-  Tensor out = torch::stable::new_empty(from, from.sizes());
+  Tensor out = result.tensor(op, from.sizes(), ScalarType::Byte, from);
+  if (!type.is_quantized()) {
+    torch::stable::copy_(out, dense);
+    return out;
+  }
   const GpuLaunch launch(op, from);
   launch.done(Repack(type.id, static_cast<const uint8_t*>(dense.const_data_ptr()),
                      static_cast<uint8_t*>(out.mutable_data_ptr()), from.numel() / type.block_bytes,
@@ -55,21 +55,21 @@ Tensor repack(const char* op, const char* name, const Tensor& from, int64_t qtyp
   return out;
 }
 
-Tensor pack_weight(const Tensor& qweight, int64_t qtype) {
-  return repack<gpu::pack_weight>("pack_weight", "qweight", qweight, qtype);
+Tensor pack_weight(const Result& result, const Tensor& qweight, int64_t qtype) {
+  return repack<gpu::pack_weight>("pack_weight", result, "qweight", qweight, qtype);
 }
 
-Tensor unpack_weight(const Tensor& packed, int64_t qtype) {
-  return repack<gpu::unpack_weight>("unpack_weight", "packed", packed, qtype);
+Tensor unpack_weight(const Result& result, const Tensor& packed, int64_t qtype) {
+  return repack<gpu::unpack_weight>("unpack_weight", result, "packed", packed, qtype);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("dequantize", TORCH_BOX(&dequantize));
-  m.impl("quant_embedding", TORCH_BOX(&quant_embedding));
-  m.impl("pack_weight", TORCH_BOX(&pack_weight));
-  m.impl("unpack_weight", TORCH_BOX(&unpack_weight));
+  implement<&dequantize>(m, "dequantize");
+  implement<&quant_embedding>(m, "quant_embedding");
+  implement<&pack_weight>(m, "pack_weight");
+  implement<&unpack_weight>(m, "unpack_weight");
 }
 
 }  // namespace rocmforge

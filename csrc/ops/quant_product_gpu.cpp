@@ -5,8 +5,6 @@
 // bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <array>
 
@@ -64,6 +62,24 @@ void multiply_into(Tensor& out, const Tensor& a, const Tensor& b) {
   out = torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// a . b in float32, so that a bias can be added before the one rounding. Torch refuses that of
+// float16 where it may also sum in float16 (allow_fp16_accumulation), and of both narrow types
+// where composable kernels are the preferred library: the product is in the type of a then.
+Tensor wide_product(const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  const std::vector<int64_t> shape{a.size(0), b.size(1)};
+  if (a.scalar_type() != ScalarType::Float) {
+    const Tensor product = torch::stable::new_empty(a, shape, ScalarType::Float);
+    std::array<StableIValue, 4> stack{from(a), from(b), from(ScalarType::Float), from(product)};
+    const auto status =
+        torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION);
+    if (status == AOTI_TORCH_SUCCESS) return torch::stable::detail::to<Tensor>(stack[0]);
+  }
+  Tensor product = torch::stable::new_empty(a, shape);
+  multiply_into(product, a, b);
+  return product;
+}
+
 // out[:, first : first + columns of b] = a . b + bias, by a GEMM that writes there itself if it
 // can.
 void multiply(const GpuLaunch& launch, const Tensor& a, const Tensor& b, const Tensor* bias,
@@ -74,10 +90,7 @@ void multiply(const GpuLaunch& launch, const Tensor& a, const Tensor& b, const T
     part = torch::stable::narrow(part, 1, first, cols);
     return multiply_into(part, a, b);
   }
-  Tensor product =
-      torch::stable::new_empty(a, std::vector<int64_t>{a.size(0), cols}, a.scalar_type());
-  multiply_into(product, a, b);
-  finish(launch, product, bias, cols, out, first);
+  finish(launch, wide_product(a, b), bias, cols, out, first);
 }
 
 // x [..., k] as a matrix of the type that products are computed in.
@@ -174,27 +187,23 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
 
 namespace {
 
-Tensor quant_matmul(const Tensor& x, const Tensor& qweight, int64_t qtype,
+Tensor quant_matmul(const Result& result, const Tensor& x, const Tensor& qweight, int64_t qtype,
                     const std::optional<Tensor>& bias, int64_t layout) {
   constexpr const char* op = "quant_matmul";
   const QuantTypeInfo& type = check_product(op, x, qweight, qtype, bias, layout);
-  Tensor out = torch::stable::new_empty(x, shape_with_last(x, qweight.size(0)));
+  Tensor out = result.tensor(op, shape_with_last(x, qweight.size(0)), x.scalar_type(), x);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, x);
   quant_product(launch, x, weight_of(qweight, type, layout), type, bias, out);
   return out;
 }
 
-Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t qtype) {
+Tensor quant_matmul_transposed(const Result& result, const Tensor& g, const Tensor& qweight,
+                               int64_t qtype) {
   constexpr const char* op = "quant_matmul_transposed";
-  const QuantTypeInfo& type = check_matrix(op, qweight, qtype);
-  check_float(op, "g", g);
-  check_dim(op, "g", g, 1);
-  check_device(op, "qweight", qweight, g, "g");
-  check(last_size(g) == qweight.size(0), op, "g has ", last_size(g), " features but qweight has ",
-        qweight.size(0), " rows");
-  const int64_t k = qweight.size(1) / type.block_bytes * type.block_size;
-  Tensor out = torch::stable::new_empty(g, shape_with_last(g, k));
+  const QuantTypeInfo& type = check_transposed_product(op, g, qweight, qtype);
+  const int64_t k = type.width(qweight.size(1));
+  Tensor out = result.tensor(op, shape_with_last(g, k), g.scalar_type(), g);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(op, g);
   const Weight weight = weight_of(qweight, type, 0);
@@ -224,8 +233,8 @@ Tensor quant_matmul_transposed(const Tensor& g, const Tensor& qweight, int64_t q
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("quant_matmul", TORCH_BOX(&quant_matmul));
-  m.impl("quant_matmul_transposed", TORCH_BOX(&quant_matmul_transposed));
+  implement<&quant_matmul>(m, "quant_matmul");
+  implement<&quant_matmul_transposed>(m, "quant_matmul_transposed");
 }
 
 }  // namespace rocmforge

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ops/quant_checks.h"
+#include "ops/result.h"
 
 namespace rocmforge {
 
@@ -32,12 +33,9 @@ inline const QuantTypeInfo& check_quantize(const Tensor& x, int64_t qtype) {
   return type;
 }
 
-// Uninitialized blocks for x.
-inline Tensor empty_blocks(const Tensor& x, const QuantTypeInfo& type) {
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < x.dim(); ++i) shape.push_back(x.size(i));
-  shape.back() = shape.back() / type.block_size * type.block_bytes;
-  return torch::stable::new_empty(x, shape, ScalarType::Byte);
+// The shape of x's blocks.
+inline std::vector<int64_t> blocks_shape(const Tensor& x, const QuantTypeInfo& type) {
+  return shape_with_last(x, x.size(x.dim() - 1) / type.block_size * type.block_bytes);
 }
 
 }  // namespace rocmforge

@@ -1,6 +1,4 @@
 // Registers quantize for the CPU.
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <vector>
 
@@ -15,11 +13,12 @@ namespace {
 // Elements that are converted to float32 and quantized at a time.
 constexpr int64_t kChunk = 16384;
 
-Tensor quantize(const Tensor& x, int64_t qtype) {
+Tensor quantize(const Result& result, const Tensor& x, int64_t qtype) {
+  constexpr const char* op = "quantize";
   const QuantTypeInfo& type = check_quantize(x, qtype);
   const cpu::Quantizer& quantizer = *cpu::find_quantizer(type.id);
-  Tensor out = empty_blocks(x, type);
-  const Tensor rows = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  Tensor out = result.tensor(op, blocks_shape(x, type), ScalarType::Byte, x);
+  const Tensor rows = as_contiguous(x);
   const auto* in = static_cast<const uint8_t*>(rows.const_data_ptr());
   auto* blocks = static_cast<uint8_t*>(out.mutable_data_ptr());
   const auto to_float = cpu::quant_kernels().to_float;
@@ -40,6 +39,6 @@ Tensor quantize(const Tensor& x, int64_t qtype) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { m.impl("quantize", TORCH_BOX(&quantize)); }
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { implement<&quantize>(m, "quantize"); }
 
 }  // namespace rocmforge

@@ -1,6 +1,4 @@
 // Registers quantize for GPUs: the types with a kernel; Python's reference takes the others.
-#include <torch/csrc/stable/library.h>
-
 #include <array>
 
 #include "hip/quantize.h"
@@ -20,12 +18,16 @@ Tensor quantize_by_reference(const Tensor& x, int64_t qtype) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-Tensor quantize(const Tensor& x, int64_t qtype) {
+Tensor quantize(const Result& result, const Tensor& x, int64_t qtype) {
+  constexpr const char* op = "quantize";
   const QuantTypeInfo& type = check_quantize(x, qtype);
-  if (!gpu::has_quantizer(type.id)) return quantize_by_reference(x, qtype);
-  Tensor out = empty_blocks(x, type);
+  Tensor out = result.tensor(op, blocks_shape(x, type), ScalarType::Byte, x);
   if (out.numel() == 0) return out;
-  const GpuLaunch launch("quantize", x);
+  if (!gpu::has_quantizer(type.id)) {
+    torch::stable::copy_(out, quantize_by_reference(x, qtype));
+    return out;
+  }
+  const GpuLaunch launch(op, x);
   const GpuRows rows(x);
   launch.done(gpu::quantize(type.id, gpu_dtype(x), rows.data(), &rows.layout, rows.count,
                             x.size(x.dim() - 1), out.mutable_data_ptr(), launch.stream()));
@@ -36,5 +38,5 @@ Tensor quantize(const Tensor& x, int64_t qtype) {
 }  // namespace rocmforge
 
 STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
-  m.impl("quantize", TORCH_BOX(&rocmforge::quantize));
+  rocmforge::implement<&rocmforge::quantize>(m, "quantize");
 }

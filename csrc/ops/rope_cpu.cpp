@@ -1,9 +1,8 @@
-#include <torch/csrc/stable/library.h>
-
 #include <memory>
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "ops/result.h"
 #include "ops/rope_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
@@ -21,10 +20,10 @@ std::vector<int64_t> as_int64(const Tensor& positions) {
   return values;
 }
 
-Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bool interleaved,
-            double scale) {
+Tensor rope(const Result& result, const Tensor& x, const Tensor& positions, const Tensor& inv_freq,
+            bool interleaved, double scale) {
   check_rope(x, positions, inv_freq);
-  Tensor out = empty(x.sizes(), x.scalar_type());
+  Tensor out = result.tensor("rope", x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return out;
   const RowView in = row_view(x, 2);
   const Tensor frequencies = as_contiguous(inv_freq);
@@ -52,4 +51,4 @@ Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bo
 }  // namespace
 }  // namespace rocmforge
 
-STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { m.impl("rope", TORCH_BOX(&rocmforge::rope)); }
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { rocmforge::implement<&rocmforge::rope>(m, "rope"); }

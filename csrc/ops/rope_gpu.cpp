@@ -1,17 +1,16 @@
-#include <torch/csrc/stable/library.h>
-
 #include "hip/rope.h"
 #include "ops/gpu.h"
 #include "ops/gpu_rows.h"
+#include "ops/result.h"
 #include "ops/rope_checks.h"
 
 namespace rocmforge {
 namespace {
 
-Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bool interleaved,
-            double scale) {
+Tensor rope(const Result& result, const Tensor& x, const Tensor& positions, const Tensor& inv_freq,
+            bool interleaved, double scale) {
   check_rope(x, positions, inv_freq);
-  Tensor out = torch::stable::new_empty(x, x.sizes());
+  Tensor out = result.tensor("rope", x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return out;
   const GpuLaunch launch("rope", x);
   const GpuRows tokens(x, 2);
@@ -30,4 +29,4 @@ Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bo
 }  // namespace
 }  // namespace rocmforge
 
-STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) { m.impl("rope", TORCH_BOX(&rocmforge::rope)); }
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) { rocmforge::implement<&rocmforge::rope>(m, "rope"); }

@@ -7,6 +7,12 @@
 
 namespace rocmforge {
 
+// A tensor with a contiguous last dimension, copied only if it has none.
+inline Tensor contiguous_rows(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
+}
+
 // Row i of `tensor` stands at (i / inner) * outer_stride + (i % inner) * inner_stride, in elements.
 // Holds the tensor that its owner points into.
 struct StridedRows {

@@ -1,9 +1,8 @@
-#include <torch/csrc/stable/library.h>
-
 #include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/sampling.h"
+#include "ops/result.h"
 #include "ops/sampling_checks.h"
 #include "ops/tensor_utils_cpu.h"
 
@@ -15,13 +14,15 @@ T item(const Tensor& t, int64_t i) {
   return static_cast<const T*>(t.const_data_ptr())[i * t.stride(0)];
 }
 
-Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top_k,
-              const Tensor& top_p, const Tensor& min_p, const Tensor& seed, const Tensor& step) {
+Tensor sample(const Result& result, const Tensor& logits, const Tensor& temperature,
+              const Tensor& top_k, const Tensor& top_p, const Tensor& min_p, const Tensor& seed,
+              const Tensor& step) {
+  constexpr const char* op = "sample";
   check_sample(logits, temperature, top_k, top_p, min_p, seed, step);
   const int64_t batch = logits.size(0), vocab = logits.size(1);
   const Tensor rows = contiguous_rows(logits);
   const cpu::DType dtype = cpu_dtype(logits);
-  Tensor out = empty({batch}, ScalarType::Long);
+  Tensor out = result.tensor(op, {batch}, ScalarType::Long, logits);
   int64_t* ids = static_cast<int64_t*>(out.mutable_data_ptr());
   parallel(batch, vocab, [&](int64_t begin, int64_t end) {
     cpu::Sampler sampler;
@@ -49,4 +50,6 @@ Tensor sample(const Tensor& logits, const Tensor& temperature, const Tensor& top
 }  // namespace
 }  // namespace rocmforge
 
-STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) { m.impl("sample", TORCH_BOX(&rocmforge::sample)); }
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CPU, m) {
+  rocmforge::implement<&rocmforge::sample>(m, "sample");
+}

@@ -26,24 +26,6 @@ inline Tensor as_contiguous(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-// An uninitialized contiguous CPU tensor; unlike new_empty it does not go through the dispatcher.
-inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
-  constexpr size_t kMaxDims = 64;
-  int64_t strides[kMaxDims];
-  STD_TORCH_CHECK(sizes.size() <= kMaxDims, "tensors have at most 64 dimensions");
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= std::max<int64_t>(sizes[i], 1);
-  }
-  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                  strides, type, aoti_torch_device_type_cpu(), -1,
-                                                  &handle));
-  return Tensor(handle);
-}
-
 // strided_rows as the kernels take them.
 struct RowView {
   Tensor tensor;
@@ -54,12 +36,6 @@ struct RowView {
 inline RowView row_view(const Tensor& t, int64_t tail = 1) {
   const StridedRows r = strided_rows(t, tail);
   return {r.tensor, {r.tensor.const_data_ptr(), r.inner, r.outer_stride, r.inner_stride}, r.count};
-}
-
-// A tensor with a contiguous last dimension, copied only if it has none.
-inline Tensor contiguous_rows(const Tensor& t) {
-  const int64_t last = t.dim() - 1;
-  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
 }
 
 // Calls f(begin, end) on ranges of `count` items, each of which takes about `work` operations: on

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import schemas  # isort: skip  (defines the ops that autograd extends)
+from . import schemas, out  # isort: skip  (define the ops that autograd extends)
 from . import autograd
 from .registry import OPS
 
-__all__ = ["OPS", "autograd", "schemas"]
+__all__ = ["OPS", "autograd", "out", "schemas"]

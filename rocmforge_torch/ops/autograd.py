@@ -4,7 +4,7 @@ The products have their own: the backward of `quant_matmul` is `quant_matmul_tra
 reverse, so the weights stay quantized in both directions. The other differentiable ops compute
 their result again in another way and differentiate that: `quant_matmul_gated` as the product and
 the gated activation that it is made of, so that what holds of those two holds of it; the rest as
-their reference. In-place ops refuse tensors that need a gradient. Under
+their reference. In-place ops, and the overloads `out`, refuse tensors that need a gradient. Under
 `torch.inference_mode()` and `no_grad()` nothing here costs a kernel or a saved tensor.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .out import OUTS
 from .registry import LIBRARY, NAMESPACE, check
 
 # Differentiable through the reference: op -> the positions of its differentiable arguments.
@@ -125,29 +126,45 @@ def _transposed_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return torch.ops.rocmforge.quant_matmul(grad, qweight, ctx.qtype), None, None
 
 
-def _refuse_gradients(name: str, tensors: tuple[str, ...]) -> None:
-    op = getattr(torch.ops.rocmforge, name).default
-    position = {argument.name: i for i, argument in enumerate(op._schema.arguments)}
+def _refuse_gradients(name: str, overload: str, tensors: tuple[str, ...], what: str) -> None:
+    """Has the op refuse a gradient for the arguments `tensors`."""
+    op = getattr(getattr(torch.ops.rocmforge, name), overload)
+    arguments = op._schema.arguments
+    written = [a.name for a in arguments if a.alias_info is not None]
 
-    def run(keyset: torch._C.DispatchKeySet, *args: Any) -> None:
+    def run(keyset: torch._C.DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        # The dispatcher drops trailing arguments that have their default value.
+        given = {a.name: value for a, value in zip(arguments, args, strict=False)} | kwargs
         for tensor in tensors:
+            value = given.get(tensor)
             check(
-                not (torch.is_grad_enabled() and args[position[tensor]].requires_grad),
+                not (torch.is_grad_enabled() and value is not None and value.requires_grad),
                 name,
-                f"{tensor} requires a gradient, but this in-place op has no derivative; call it "
-                "under torch.no_grad() or detach the tensor",
+                f"{tensor} requires a gradient, but {what} has no derivative; call it under "
+                "torch.no_grad() or detach the tensor",
             )
         with torch._C._AutoDispatchBelowAutograd():
-            op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+            result = op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        # What autograd saved of them is void.
+        torch.autograd.graph.increment_version([given[key] for key in written])
+        return result
 
-    LIBRARY.impl(name, run, "Autograd", with_keyset=True)
+    LIBRARY.impl(op.name(), run, "Autograd", with_keyset=True)
+
+
+def _tensors(op: torch._ops.OpOverload) -> tuple[str, ...]:
+    """The names of an op's arguments that are tensors."""
+    return tuple(a.name for a in op._schema.arguments if "Tensor" in str(a.type))
 
 
 for _name, _positions in THROUGH_REFERENCE.items():
     _differentiate_as(_name, getattr(reference, _name), _positions)
 _differentiate_as("quant_matmul_gated", _gated_product, (0, 4))
-for _name, _tensors in WITHOUT_DERIVATIVE.items():
-    _refuse_gradients(_name, _tensors)
+for _name, _arguments in WITHOUT_DERIVATIVE.items():
+    _refuse_gradients(_name, "default", _arguments, "this in-place op")
+for _name in OUTS:
+    _op = getattr(torch.ops.rocmforge, _name).out
+    _refuse_gradients(_name, "out", _tensors(_op), "writing to out")
 torch.library.register_autograd(
     f"{NAMESPACE}::quant_matmul", _matmul_backward, setup_context=_matmul_setup, lib=LIBRARY
 )

@@ -3,7 +3,7 @@
 An op's shape function checks every argument and returns empty outputs. It serves as the fake (meta)
 implementation and runs ahead of the reference, so that every path refuses the same input with the
 same sentence. Kernels are registered from C++ for the devices that have them; everywhere else the
-reference runs, and says so once.
+reference runs, and says so once. The overload `out` of an op is derived from it in out.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PARTIAL = Library(f"{NAMESPACE}_fallback", "DEF")  # what kernels call for what 
 
 ShapeFunction = Callable[..., Any]
 OPS: dict[str, str] = {}  # name -> schema
+SHAPES: dict[str, ShapeFunction] = {}  # name -> shape function
 FALLBACKS: dict[str, Callable[..., Any]] = {}  # name -> what runs where there is no kernel
 
 
@@ -48,6 +49,7 @@ def define(
 
     def register(shape_function: ShapeFunction) -> ShapeFunction:
         OPS[name] = schema
+        SHAPES[name] = shape_function
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{name}", shape_function, lib=LIBRARY)
         FALLBACKS[name] = _fallback(name, shape_function, reference, value_check)
