@@ -37,20 +37,23 @@ Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps
 }
 
 std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
-                                        const std::optional<Tensor>& weight, double eps) {
+                                        const std::optional<Tensor>& weight, double eps,
+                                        const std::optional<Tensor>& x_weight) {
   constexpr const char* op = "add_rms_norm";
   check_norm(op, x, weight);
   check_residual(op, x, residual);
+  check_x_weight(op, x, weight, x_weight);
   Tensor out = torch::stable::new_empty(x, x.sizes());
   Tensor sum = torch::stable::new_empty(x, x.sizes());
   if (x.numel() == 0) return {out, sum};
   const GpuLaunch launch(op, x);
   const GpuRows rows(x), others(residual);
-  const Weight scale(weight);
+  const Weight scale(weight), x_scale(x_weight);
   launch.done(gpu::add_rms_norm(gpu_dtype(x), rows.data(), &rows.layout, others.data(),
-                                &others.layout, scale.dtype, scale.data, static_cast<float>(eps),
-                                out.mutable_data_ptr(), sum.mutable_data_ptr(), rows.count,
-                                x.size(x.dim() - 1), launch.stream()));
+                                &others.layout, weight ? scale.dtype : x_scale.dtype, scale.data,
+                                x_scale.data, static_cast<float>(eps), out.mutable_data_ptr(),
+                                sum.mutable_data_ptr(), rows.count, x.size(x.dim() - 1),
+                                launch.stream()));
   return {out, sum};
 }
 

@@ -22,7 +22,7 @@ from .registry import LIBRARY, NAMESPACE, check
 # Differentiable through the reference: op -> the positions of its differentiable arguments.
 THROUGH_REFERENCE: dict[str, tuple[int, ...]] = {
     "rms_norm": (0, 1),
-    "add_rms_norm": (0, 1, 2),
+    "add_rms_norm": (0, 1, 2, 4),
     "rope": (0,),
     "silu_mul": (0, 1),
     "gelu_mul": (0, 1),

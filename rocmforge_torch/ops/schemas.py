@@ -23,6 +23,7 @@ from .checks import (
     check_product,
     check_qweight,
     check_shape,
+    check_weight,
     known_type,
 )
 from .registry import check, define
@@ -168,18 +169,30 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 @define(
-    "add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps) -> (Tensor, Tensor)",
+    "add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps, Tensor? x_weight=None)"
+    " -> (Tensor, Tensor)",
     reference.add_rms_norm,
 )
 def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    x_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual); all [..., C]."""
+    """(rms_norm(x + residual), x + residual); all [..., C].
+
+    With x_weight [C], of weight's dtype, x is first replaced by rms_norm(x, x_weight, eps), in
+    x's dtype: the norm that Gemma puts behind a block. The bits are those of the two ops.
+    """
     op = "add_rms_norm"
     _check_norm(op, x, weight)
     check_shape(op, "residual", residual, x.shape)
     check_dtype(op, "residual", residual, (x.dtype,))
     check_device(op, "residual", residual, x, "x")
+    if x_weight is not None:
+        dtypes = (x.dtype, torch.float32) if weight is None else (weight.dtype,)
+        check_weight(op, "x_weight", x_weight, x, dtypes)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
 
@@ -188,9 +201,7 @@ def _check_norm(op: str, x: Tensor, weight: Tensor | None) -> None:
     check_dtype(op, "x", x, FLOATS)
     check_dim(op, "x", x, 1)
     if weight is not None:
-        check_shape(op, "weight", weight, [x.shape[-1]])
-        check_dtype(op, "weight", weight, (x.dtype, torch.float32))
-        check_device(op, "weight", weight, x, "x")
+        check_weight(op, "weight", weight, x, (x.dtype, torch.float32))
 
 
 @define(
