@@ -56,7 +56,7 @@ gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
 void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
                      const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  const CacheWriteArgs args = check_kv_cache_write(k_cache, v_cache, k, v, slots);
+  const CacheWriteArgs args = check_kv_cache_write(op, k_cache, v_cache, k, v, slots);
   const int64_t heads = k_cache.size(2);
   for (const Tensor* fresh : {&k, &v}) {
     const int64_t values = heads * fresh->size(fresh->dim() - 1);

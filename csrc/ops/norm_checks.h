@@ -4,16 +4,17 @@
 
 namespace rocmforge {
 
-// The weight of a norm over the last dimension of x, of dtype `wanted` or `wanted_too`.
+// The weight of a norm over the last dimension of x, argument `of`; of dtype `wanted` or
+// `wanted_too`.
 inline void check_weight(const char* op, const char* name, const Tensor& weight, const Tensor& x,
-                         ScalarType wanted, ScalarType wanted_too) {
+                         ScalarType wanted, ScalarType wanted_too, const char* of = "x") {
   check_shape(op, name, weight, {x.size(x.dim() - 1)});
   if (weight.scalar_type() != wanted && weight.scalar_type() != wanted_too) {
     const bool one = wanted == wanted_too;
     fail(op, name, " must be ", dtype_name(wanted), one ? "" : " or ",
          one ? "" : dtype_name(wanted_too), ", got ", dtype_name(weight.scalar_type()));
   }
-  check_device(op, name, weight, x, "x");
+  check_device(op, name, weight, x, of);
 }
 
 inline void check_norm(const char* op, const Tensor& x, const std::optional<Tensor>& weight) {

@@ -10,7 +10,7 @@ namespace {
 
 Tensor rope(const Tensor& x, const Tensor& positions, const Tensor& inv_freq, bool interleaved,
             double scale) {
-  check_rope(x, positions, inv_freq);
+  check_rope("rope", "x", x, positions, inv_freq);
   Tensor out = torch::stable::new_empty(x, x.sizes());
   if (x.numel() == 0) return out;
   const GpuLaunch launch("rope", x);

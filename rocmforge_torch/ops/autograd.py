@@ -33,6 +33,7 @@ THROUGH_REFERENCE: dict[str, tuple[int, ...]] = {
 WITHOUT_DERIVATIVE: dict[str, tuple[str, ...]] = {
     "accumulate_": ("dst", "src"),
     "kv_cache_write_": ("k_cache", "v_cache", "k", "v"),
+    "rope_kv_cache_write_": ("k_cache", "v_cache", "q", "k", "v", "q_norm", "k_norm"),
 }
 
 
@@ -129,16 +130,18 @@ def _refuse_gradients(name: str, tensors: tuple[str, ...]) -> None:
     op = getattr(torch.ops.rocmforge, name).default
     position = {argument.name: i for i, argument in enumerate(op._schema.arguments)}
 
-    def run(keyset: torch._C.DispatchKeySet, *args: Any) -> None:
+    def run(keyset: torch._C.DispatchKeySet, *args: Any) -> Any:
         for tensor in tensors:
+            # The dispatcher drops trailing arguments that have their default value.
+            value = args[position[tensor]] if position[tensor] < len(args) else None
             check(
-                not (torch.is_grad_enabled() and args[position[tensor]].requires_grad),
+                not (torch.is_grad_enabled() and value is not None and value.requires_grad),
                 name,
                 f"{tensor} requires a gradient, but this in-place op has no derivative; call it "
                 "under torch.no_grad() or detach the tensor",
             )
         with torch._C._AutoDispatchBelowAutograd():
-            op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
     LIBRARY.impl(name, run, "Autograd", with_keyset=True)
 
