@@ -4,23 +4,10 @@
 #include "ops/gpu.h"
 #include "ops/gpu_rows.h"
 #include "ops/norm_checks.h"
+#include "ops/norm_gpu.h"
 
 namespace rocmforge {
 namespace {
-
-// The weight as the kernels take it; holds the tensor that it points into.
-struct Weight {
-  std::optional<Tensor> tensor;
-  gpu::DType dtype = gpu::DType::kFloat32;
-  const void* data = nullptr;
-
-  explicit Weight(const std::optional<Tensor>& weight) {
-    if (!weight) return;
-    tensor = torch::stable::contiguous(*weight);
-    dtype = gpu_dtype(*tensor);
-    data = tensor->const_data_ptr();
-  }
-};
 
 Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps) {
   constexpr const char* op = "rms_norm";
@@ -29,7 +16,7 @@ Tensor rms_norm(const Tensor& x, const std::optional<Tensor>& weight, double eps
   if (x.numel() == 0) return out;
   const GpuLaunch launch(op, x);
   const GpuRows rows(x);
-  const Weight scale(weight);
+  const NormWeight scale(weight);
   launch.done(gpu::rms_norm(gpu_dtype(x), rows.data(), &rows.layout, scale.dtype, scale.data,
                             static_cast<float>(eps), out.mutable_data_ptr(), rows.count,
                             x.size(x.dim() - 1), launch.stream()));
@@ -48,7 +35,7 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
   if (x.numel() == 0) return {out, sum};
   const GpuLaunch launch(op, x);
   const GpuRows rows(x), others(residual);
-  const Weight scale(weight), x_scale(x_weight);
+  const NormWeight scale(weight), x_scale(x_weight);
   launch.done(gpu::add_rms_norm(gpu_dtype(x), rows.data(), &rows.layout, others.data(),
                                 &others.layout, weight ? scale.dtype : x_scale.dtype, scale.data,
                                 x_scale.data, static_cast<float>(eps), out.mutable_data_ptr(),
