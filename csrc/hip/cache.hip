@@ -1,9 +1,6 @@
-#include <type_traits>
-
 #include "hip/cache.h"
 #include "hip/cache_formats.h"
-#include "hip/chunks.h"
-#include "hip/convert.h"
+#include "hip/cache_write.h"
 #include "hip/dispatch.h"
 #include "hip/quantize_block.h"
 
@@ -64,53 +61,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename To, typename From>
-__device__ __forceinline__ To convert(From x) {
-  if constexpr (std::is_same_v<To, From>) {
-    return x;
-  } else {
-    return from_float<To>(to_float(x));
-  }
-}
-
-// A cache as a kernel writes it, in pieces of some values of one head.
-struct CacheWrite {
-  void* cache;
-  const void* fresh;
-  CacheLayout layout;
-  unsigned pieces;  // of a head
-  bool vectors;     // whether every piece starts at an address that is a multiple of its size
-};
-
-// Where tokens go: slots[t], if that is in [0, places), is position slot % block_size of block
-// slot / block_size.
-struct Slots {
-  const int64_t* slots;
-  int64_t tokens, places, block_size;
-  unsigned tokens_at_once;  // by a block of threads
-
-  // Elements from the cache's start, negative for nowhere.
-  __device__ __forceinline__ int64_t place(int64_t token, const CacheLayout& layout) const {
-    const int64_t slot = slots[token];
-    if (slot < 0 || slot >= places) return -1;
-    int64_t block;
-    if (places >> 32 == 0) {  // 64-bit divisions are slow
-      block = static_cast<uint32_t>(slot) / static_cast<uint32_t>(block_size);
-    } else {
-      block = slot / block_size;
-    }
-    return block * layout.strides[0] + (slot - block * block_size) * layout.strides[1];
-  }
+// What a block of threads takes at a time.
+struct Share {
+  unsigned heads, tokens_at_once;
 };
 
 // Calls body(token, head, piece, is one) for every piece of every token. All threads of a block
 // make every call together; the last ones may be for nothing.
 template <typename Body>
-__device__ __forceinline__ void for_pieces(const Slots& slots, unsigned heads, unsigned pieces,
+__device__ __forceinline__ void for_pieces(const Slots& slots, const Share& share, unsigned pieces,
                                            Body body) {
-  const unsigned per_token = heads * pieces, total = slots.tokens_at_once * per_token;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * slots.tokens_at_once;
-       first < slots.tokens; first += static_cast<int64_t>(gridDim.x) * slots.tokens_at_once) {
+  const unsigned per_token = share.heads * pieces, total = share.tokens_at_once * per_token;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * share.tokens_at_once;
+       first < slots.tokens; first += static_cast<int64_t>(gridDim.x) * share.tokens_at_once) {
     for (unsigned start = 0; start < total; start += kThreads) {
       const unsigned i = start + threadIdx.x, token = i / per_token, rest = i - token * per_token;
       const unsigned head = rest / pieces;
@@ -125,9 +88,9 @@ constexpr int kMoved = 16 / static_cast<int>(sizeof(A) > sizeof(B) ? sizeof(A) :
 
 template <typename In, typename Cache>
 __device__ __forceinline__ void write_elements(const CacheWrite& w, const Slots& slots,
-                                               unsigned heads) {
+                                               const Share& share) {
   constexpr int kCount = kMoved<In, Cache>;
-  for_pieces(slots, heads, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
+  for_pieces(slots, share, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
     if (!is) return;
     const int64_t place = slots.place(token, w.layout);
     if (place < 0) return;
@@ -137,8 +100,7 @@ __device__ __forceinline__ void write_elements(const CacheWrite& w, const Slots&
     if (w.vectors) {
       const auto in = reinterpret_cast<const Chunk<In, kCount>*>(from)[piece];
       Chunk<Cache, kCount> out;
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) out.values[j] = convert<Cache>(in.values[j]);
+      convert_all(in.values, out.values);
       reinterpret_cast<Chunk<Cache, kCount>*>(to)[piece] = out;
     } else {
       to[piece * w.layout.strides[3]] = convert<Cache>(from[piece]);
@@ -149,19 +111,19 @@ __device__ __forceinline__ void write_elements(const CacheWrite& w, const Slots&
 // blockIdx.y: keys or values.
 template <typename In, typename Cache>
 __global__ void __launch_bounds__(kThreads)
-    kv_cache_write_kernel(CacheWrite k, CacheWrite v, Slots slots, unsigned heads) {
+    kv_cache_write_kernel(CacheWrite k, CacheWrite v, Slots slots, Share share) {
   if (blockIdx.y == 0) {
-    write_elements<In, Cache>(k, slots, heads);
+    write_elements<In, Cache>(k, slots, share);
   } else {
-    write_elements<In, Cache>(v, slots, heads);
+    write_elements<In, Cache>(v, slots, share);
   }
 }
 
 // A piece is what a lane of a quantizer's group takes.
 template <class Blocks>
 __device__ __forceinline__ void write_blocks(const CacheWrite& w, DType dtype, const Slots& slots,
-                                             unsigned heads) {
-  for_pieces(slots, heads, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
+                                             const Share& share) {
+  for_pieces(slots, share, w.pieces, [&](int64_t token, unsigned head, unsigned piece, bool is) {
     const int64_t place = is ? slots.place(token, w.layout) : -1;
     float values[kLaneValues] = {};
     if (place >= 0) {
@@ -177,48 +139,27 @@ __device__ __forceinline__ void write_blocks(const CacheWrite& w, DType dtype, c
 template <class Blocks>
 __global__ void __launch_bounds__(kThreads)
     kv_cache_write_blocks_kernel(CacheWrite k, CacheWrite v, DType dtype, Slots slots,
-                                 unsigned heads) {
+                                 Share share) {
   if (blockIdx.y == 0) {
-    write_blocks<Blocks>(k, dtype, slots, heads);
+    write_blocks<Blocks>(k, dtype, slots, share);
   } else {
-    write_blocks<Blocks>(v, dtype, slots, heads);
+    write_blocks<Blocks>(v, dtype, slots, share);
   }
-}
-
-int64_t element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
-// `moved`: elements of a piece, if all addresses allow it; `to_bytes`: of an element of the cache.
-CacheWrite cache_write(void* cache, int64_t to_bytes, DType dtype, const void* fresh,
-                       const CacheLayout& layout, int64_t moved) {
-  int64_t odd = layout.head_dim | layout.head_stride | layout.tokens.outer_stride |
-                layout.tokens.inner_stride;
-  for (int i = 0; i < 3; ++i) odd |= layout.strides[i];
-  const bool vectors = odd % moved == 0 && (layout.head_dim <= 1 || layout.strides[3] == 1) &&
-                       reinterpret_cast<uintptr_t>(cache) % (moved * to_bytes) == 0 &&
-                       reinterpret_cast<uintptr_t>(fresh) % (moved * element_bytes(dtype)) == 0;
-  const int64_t pieces = vectors ? layout.head_dim / moved : layout.head_dim;
-  return {cache, fresh, layout, static_cast<unsigned>(pieces), vectors};
-}
-
-CacheWrite block_write(void* cache, DType dtype, const void* fresh, const CacheLayout& layout) {
-  const int64_t bytes = element_bytes(dtype);
-  const bool vectors =
-      rows_aligned(fresh, layout.tokens, bytes) && is_aligned(nullptr, layout.head_stride * bytes);
-  return {cache, fresh, layout, static_cast<unsigned>(layout.head_dim / kLaneValues), vectors};
 }
 
 struct Launch {
   DType dtype;
   Slots slots;
-  unsigned heads;
+  Share share;
   gpuStream_t stream;
 
   // As many tokens to a block of threads as keep its threads busy.
   dim3 grid(const CacheWrite& k, const CacheWrite& v, bool both) {
     const unsigned pieces = k.pieces > v.pieces ? k.pieces : v.pieces;
-    const int64_t per_token = static_cast<int64_t>(heads) * pieces;
-    slots.tokens_at_once = per_token > kThreads ? 1 : static_cast<unsigned>(kThreads / per_token);
-    const int64_t blocks = (slots.tokens + slots.tokens_at_once - 1) / slots.tokens_at_once;
+    const int64_t per_token = static_cast<int64_t>(share.heads) * pieces;
+    const int64_t at_once = per_token > kThreads ? 1 : kThreads / per_token;
+    share.tokens_at_once = static_cast<unsigned>(at_once);
+    const int64_t blocks = (slots.tokens + at_once - 1) / at_once;
     return dim3(grid_size(blocks), both ? 2 : 1);
   }
 };
@@ -230,7 +171,7 @@ void write(CacheType type, const CacheTarget& k, const CacheTarget& v, bool both
     const CacheWrite values = block_write(v.cache, launch.dtype, v.fresh, v.layout);
     const dim3 grid = launch.grid(keys, values, both);
     kv_cache_write_blocks_kernel<decltype(quantizer)><<<grid, kThreads, 0, launch.stream>>>(
-        keys, values, launch.dtype, launch.slots, launch.heads);
+        keys, values, launch.dtype, launch.slots, launch.share);
   };
   if (type == CacheType::kQ8_0) return blocks(QuantizeQ8_0{});
   if (type == CacheType::kQ4_0) return blocks(QuantizeQ4_0{});
@@ -245,7 +186,7 @@ void write(CacheType type, const CacheTarget& k, const CacheTarget& v, bool both
           cache_write(v.cache, sizeof(Cache), launch.dtype, v.fresh, v.layout, kCount);
       const dim3 grid = launch.grid(keys, values, both);
       kv_cache_write_kernel<In, Cache>
-          <<<grid, kThreads, 0, launch.stream>>>(keys, values, launch.slots, launch.heads);
+          <<<grid, kThreads, 0, launch.stream>>>(keys, values, launch.slots, launch.share);
     });
   });
 }
@@ -291,8 +232,8 @@ Status kv_cache_write(const CacheTarget* k, const CacheTarget* v, DType dtype, c
                       Stream stream) {
   if (tokens == 0 || places == 0 || heads == 0) return nullptr;
   const Launch launch = {dtype,
-                         {slots, tokens, places, block_size, 1},
-                         static_cast<unsigned>(heads),
+                         {slots, tokens, places, block_size},
+                         {static_cast<unsigned>(heads), 1},
                          static_cast<gpuStream_t>(stream)};
   const bool has_keys = k->layout.head_dim > 0, has_values = v->layout.head_dim > 0;
   if (k->type == v->type && has_keys && has_values) {

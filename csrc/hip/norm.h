@@ -14,8 +14,10 @@ Status rms_norm(DType dtype, const void* x, const RowLayout* x_rows, DType weigh
                 Stream stream);
 
 // The same of sum[r] = x[r] + residual[r], rounded to x's dtype; sum [rows, width] is contiguous.
+// With x_weight, of weight_dtype too, rms_norm(x[r]) by it takes the place of x[r].
 Status add_rms_norm(DType dtype, const void* x, const RowLayout* x_rows, const void* residual,
                     const RowLayout* residual_rows, DType weight_dtype, const void* weight,
-                    float eps, void* out, void* sum, int64_t rows, int64_t width, Stream stream);
+                    const void* x_weight, float eps, void* out, void* sum, int64_t rows,
+                    int64_t width, Stream stream);
 
 }  // namespace rocmforge::gpu

@@ -1,15 +1,11 @@
-#include "hip/chunks.h"
-#include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/norm.h"
-#include "hip/reduce.h"
+#include "hip/norm_row.h"
 
 namespace rocmforge::gpu {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kShortRow = 32;  // threads of a row that needs few
-constexpr int kHeld = 4;       // chunks of a row that a thread keeps in registers
 
 template <typename T>
 struct NormArgs {
@@ -17,12 +13,25 @@ struct NormArgs {
   RowLayout x_rows;
   const T* residual;
   RowLayout residual_rows;
+  const void* x_weight;  // null, or x is normed by it first; of the weight's type
   float eps;
   T* out;
   T* sum;
   int64_t rows;
   int width;
 };
+
+// This thread's part of a norm's result.
+template <int kLanes, bool kVectors, typename T, typename W, int kCount>
+__device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, const W* weight,
+                                            int width, int first, int lane) {
+  W weights[kCount];
+  if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, weights);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    values[j] = weight ? normed(values[j], factor, to_float(weights[j])) : normed(values[j], factor);
+  }
+}
 
 // One row on kLanes threads. What a thread holds is read once; of rows longer than that, the rest
 // is read again, from the cache.
@@ -39,10 +48,33 @@ __global__ void __launch_bounds__(kThreads)
     const T* residual = kAdd ? args.residual + row_offset(args.residual_rows, row) : nullptr;
     T* out = args.out + row * width;
     T* sum = kAdd ? args.sum + row * width : nullptr;
-    float squares = 0.0f;
-    const auto read = [&](int first, T(&values)[kCount]) {
+    const auto load = [&](int first, T(&values)[kCount]) {
       load_chunk<kLanes, kVectors>(x, width, first, lane, values);
+    };
+    T held[kHeldChunks][kCount];
+#pragma unroll
+    for (int c = 0; c < kHeldChunks; ++c) {
+      if (c * kStep < width) load(c * kStep, held[c]);
+    }
+    const W* x_weight = kAdd ? static_cast<const W*>(args.x_weight) : nullptr;
+    float x_factor = 1.0f;
+    if (x_weight) {
+      float squares = 0.0f;
+#pragma unroll
+      for (int c = 0; c < kHeldChunks; ++c) {
+        if (c * kStep < width) add_squares(held[c], squares);
+      }
+      for (int first = kHeldChunks * kStep; first < width; first += kStep) {
+        T values[kCount];
+        load(first, values);
+        add_squares(values, squares);
+      }
+      x_factor = norm_factor<kLanes>(squares, width, args.eps);
+    }
+    float squares = 0.0f;
+    const auto take = [&](int first, T(&values)[kCount]) {
       if constexpr (kAdd) {
+        if (x_weight) scale_chunk<kLanes, kVectors>(values, x_factor, x_weight, width, first, lane);
         T others[kCount];
         load_chunk<kLanes, kVectors>(residual, width, first, lane, others);
 #pragma unroll
@@ -51,34 +83,27 @@ __global__ void __launch_bounds__(kThreads)
         }
         store_chunk<kLanes, kVectors>(values, width, first, lane, sum);
       }
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) squares += to_float(values[j]) * to_float(values[j]);
+      add_squares(values, squares);
     };
-    T held[kHeld][kCount];
 #pragma unroll
-    for (int c = 0; c < kHeld; ++c) {
-      if (c * kStep < width) read(c * kStep, held[c]);
+    for (int c = 0; c < kHeldChunks; ++c) {
+      if (c * kStep < width) take(c * kStep, held[c]);
     }
-    for (int first = kHeld * kStep; first < width; first += kStep) {
+    for (int first = kHeldChunks * kStep; first < width; first += kStep) {
       T values[kCount];
-      read(first, values);
+      load(first, values);
+      take(first, values);
     }
-    const float scale = rsqrtf(lanes_sum<kLanes>(squares) / static_cast<float>(width) + args.eps);
+    const float factor = norm_factor<kLanes>(squares, width, args.eps);
     const auto write = [&](int first, T(&values)[kCount]) {
-      W weights[kCount];
-      if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, weights);
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) {
-        const float value = to_float(values[j]) * scale;
-        values[j] = from_float<T>(weight ? value * to_float(weights[j]) : value);
-      }
+      scale_chunk<kLanes, kVectors>(values, factor, weight, width, first, lane);
       store_chunk<kLanes, kVectors>(values, width, first, lane, out);
     };
 #pragma unroll
-    for (int c = 0; c < kHeld; ++c) {
+    for (int c = 0; c < kHeldChunks; ++c) {
       if (c * kStep < width) write(c * kStep, held[c]);
     }
-    for (int first = kHeld * kStep; first < width; first += kStep) {
+    for (int first = kHeldChunks * kStep; first < width; first += kStep) {
       T values[kCount];
       load_chunk<kLanes, kVectors>(kAdd ? sum : x, width, first, lane, values);
       write(first, values);
@@ -88,8 +113,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <bool kAdd>
 Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* residual,
-            const RowLayout& residual_rows, DType weight_dtype, const void* weight, float eps,
-            void* out, void* sum, int64_t rows, int64_t width, Stream stream) {
+            const RowLayout& residual_rows, DType weight_dtype, const void* weight,
+            const void* x_weight, float eps, void* out, void* sum, int64_t rows, int64_t width,
+            Stream stream) {
   if (rows == 0 || width == 0) return nullptr;
   if (width > kMaxWidth) return kTooWide;
   with_dtype(dtype, [&](auto element) {
@@ -97,11 +123,12 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
     const int64_t bytes = sizeof(T);
     const bool vectors = width % kChunk<T> == 0 && rows_aligned(x, x_rows, bytes) &&
                          rows_aligned(residual, residual_rows, bytes) && is_aligned(out) &&
-                         is_aligned(sum) && is_aligned(weight);
+                         is_aligned(sum) && is_aligned(weight) && is_aligned(x_weight);
     const NormArgs<T> args = {static_cast<const T*>(x),
                               x_rows,
                               static_cast<const T*>(residual),
                               residual_rows,
+                              x_weight,
                               eps,
                               static_cast<T*>(out),
                               static_cast<T*>(sum),
@@ -109,7 +136,7 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
                               static_cast<int>(width)};
     const auto launch = [&](auto weight_element) {
       using W = decltype(weight_element);
-      const bool is_short = vectors && width <= kShortRow * kHeld * kChunk<T>;
+      const bool is_short = vectors && width <= kShortRow * kHeldChunks * kChunk<T>;
       constexpr int kShortRows = kThreads / kShortRow;
       const int64_t blocks = is_short ? (rows + kShortRows - 1) / kShortRows : rows;
       const auto kernel = is_short  ? rms_norm_kernel<T, W, kShortRow, true, kAdd>
@@ -132,15 +159,16 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
 Status rms_norm(DType dtype, const void* x, const RowLayout* x_rows, DType weight_dtype,
                 const void* weight, float eps, void* out, int64_t rows, int64_t width,
                 Stream stream) {
-  return norm<false>(dtype, x, *x_rows, nullptr, {}, weight_dtype, weight, eps, out, nullptr, rows,
-                     width, stream);
+  return norm<false>(dtype, x, *x_rows, nullptr, {}, weight_dtype, weight, nullptr, eps, out,
+                     nullptr, rows, width, stream);
 }
 
 Status add_rms_norm(DType dtype, const void* x, const RowLayout* x_rows, const void* residual,
                     const RowLayout* residual_rows, DType weight_dtype, const void* weight,
-                    float eps, void* out, void* sum, int64_t rows, int64_t width, Stream stream) {
-  return norm<true>(dtype, x, *x_rows, residual, *residual_rows, weight_dtype, weight, eps, out,
-                    sum, rows, width, stream);
+                    const void* x_weight, float eps, void* out, void* sum, int64_t rows,
+                    int64_t width, Stream stream) {
+  return norm<true>(dtype, x, *x_rows, residual, *residual_rows, weight_dtype, weight, x_weight,
+                    eps, out, sum, rows, width, stream);
 }
 
 }  // namespace rocmforge::gpu

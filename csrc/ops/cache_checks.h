@@ -58,9 +58,9 @@ struct CacheWriteArgs {
 };
 
 // All but the values of the slots.
-inline CacheWriteArgs check_kv_cache_write(const Tensor& k_cache, const Tensor& v_cache,
-                                           const Tensor& k, const Tensor& v, const Tensor& slots) {
-  constexpr const char* op = "kv_cache_write_";
+inline CacheWriteArgs check_kv_cache_write(const char* op, const Tensor& k_cache,
+                                           const Tensor& v_cache, const Tensor& k, const Tensor& v,
+                                           const Tensor& slots) {
   CacheWriteArgs args = {};
   args.k_type = check_new_tokens(op, "k_cache", "k", k_cache, k, k);
   args.v_type = check_new_tokens(op, "v_cache", "v", v_cache, v, k);

@@ -1,12 +1,7 @@
 // In-place updates. Places are known to the device alone: nothing is written outside.
 #include <torch/csrc/stable/library.h>
 
-#include <limits>
-
-#include "hip/cache.h"
-#include "ops/cache_checks.h"
-#include "ops/gpu.h"
-#include "ops/gpu_rows.h"
+#include "ops/cache_gpu.h"
 
 namespace rocmforge {
 namespace {
@@ -45,32 +40,18 @@ void accumulate_(Tensor dst, const Tensor& src, const Tensor& offset) {
                               dst.size(0) - src.size(0), dst.stride(0), &layout, launch.stream()));
 }
 
-gpu::CacheLayout cache_layout(const Tensor& cache, const GpuRows& tokens) {
-  const Tensor& fresh = tokens.tensor;
-  return {fresh.size(fresh.dim() - 1),
-          {cache.stride(0), cache.stride(1), cache.stride(2), cache.stride(3)},
-          tokens.layout,
-          fresh.stride(fresh.dim() - 2)};
-}
-
 void kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& k, const Tensor& v,
                      const Tensor& slots) {
   constexpr const char* op = "kv_cache_write_";
-  const CacheWriteArgs args = check_kv_cache_write(k_cache, v_cache, k, v, slots);
+  const CacheWriteArgs args = check_kv_cache_write(op, k_cache, v_cache, k, v, slots);
   const int64_t heads = k_cache.size(2);
-  for (const Tensor* fresh : {&k, &v}) {
-    const int64_t values = heads * fresh->size(fresh->dim() - 1);
-    check(values <= std::numeric_limits<int32_t>::max(), op,
-          "a token must have fewer than 2^31 elements, got ", values);
-  }
+  for (const Tensor* fresh : {&k, &v}) check_token_size(op, *fresh);
   if (args.tokens == 0 || k.numel() + v.numel() == 0) return;
   const GpuLaunch launch(op, k);
   const GpuRows keys(k, 2), values(v, 2);
   const Tensor places = torch::stable::contiguous(slots);
-  const gpu::CacheTarget k_target = {args.k_type, k_cache.mutable_data_ptr(), keys.data(),
-                                     cache_layout(k_cache, keys)};
-  const gpu::CacheTarget v_target = {args.v_type, v_cache.mutable_data_ptr(), values.data(),
-                                     cache_layout(v_cache, values)};
+  const gpu::CacheTarget k_target = cache_target(args.k_type, k_cache, keys);
+  const gpu::CacheTarget v_target = cache_target(args.v_type, v_cache, values);
   launch.done(gpu::kv_cache_write(
       &k_target, &v_target, gpu_dtype(k), static_cast<const int64_t*>(places.const_data_ptr()),
       args.tokens, k_cache.size(0) * k_cache.size(1), k_cache.size(1), heads, launch.stream()));

@@ -4,25 +4,15 @@
 #include "cpu/dispatch.h"
 #include "ops/result.h"
 #include "ops/rope_checks.h"
+#include "ops/rope_positions_cpu.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
 namespace {
 
-std::vector<int64_t> as_int64(const Tensor& positions) {
-  const Tensor flat = as_contiguous(positions);
-  std::vector<int64_t> values(flat.numel());
-  if (flat.scalar_type() == ScalarType::Int) {
-    std::copy_n(static_cast<const int32_t*>(flat.const_data_ptr()), values.size(), values.data());
-  } else {
-    std::copy_n(static_cast<const int64_t*>(flat.const_data_ptr()), values.size(), values.data());
-  }
-  return values;
-}
-
 Tensor rope(const Result& result, const Tensor& x, const Tensor& positions, const Tensor& inv_freq,
             bool interleaved, double scale) {
-  check_rope(x, positions, inv_freq);
+  check_rope("rope", "x", x, positions, inv_freq);
   Tensor out = result.tensor("rope", x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return out;
   const RowView in = row_view(x, 2);

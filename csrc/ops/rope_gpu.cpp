@@ -9,7 +9,7 @@ namespace {
 
 Tensor rope(const Result& result, const Tensor& x, const Tensor& positions, const Tensor& inv_freq,
             bool interleaved, double scale) {
-  check_rope(x, positions, inv_freq);
+  check_rope("rope", "x", x, positions, inv_freq);
   Tensor out = result.tensor("rope", x.sizes(), x.scalar_type(), x);
   if (x.numel() == 0) return out;
   const GpuLaunch launch("rope", x);

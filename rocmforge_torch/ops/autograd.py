@@ -23,7 +23,7 @@ from .registry import LIBRARY, NAMESPACE, check
 # Differentiable through the reference: op -> the positions of its differentiable arguments.
 THROUGH_REFERENCE: dict[str, tuple[int, ...]] = {
     "rms_norm": (0, 1),
-    "add_rms_norm": (0, 1, 2),
+    "add_rms_norm": (0, 1, 2, 4),
     "rope": (0,),
     "silu_mul": (0, 1),
     "gelu_mul": (0, 1),
@@ -34,6 +34,7 @@ THROUGH_REFERENCE: dict[str, tuple[int, ...]] = {
 WITHOUT_DERIVATIVE: dict[str, tuple[str, ...]] = {
     "accumulate_": ("dst", "src"),
     "kv_cache_write_": ("k_cache", "v_cache", "k", "v"),
+    "rope_kv_cache_write_": ("k_cache", "v_cache", "q", "k", "v", "q_norm", "k_norm"),
 }
 
 

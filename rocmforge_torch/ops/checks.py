@@ -46,6 +46,20 @@ def check_dim(op: str, name: str, tensor: torch.Tensor, least: int) -> None:
     )
 
 
+def check_weight(
+    op: str,
+    name: str,
+    weight: torch.Tensor,
+    x: torch.Tensor,
+    dtypes: Sequence[torch.dtype],
+    of: str = "x",
+) -> None:
+    """Check the weight of a norm over the last dimension of x, argument `of`."""
+    check_shape(op, name, weight, [x.shape[-1]])
+    check_dtype(op, name, weight, dtypes)
+    check_device(op, name, weight, x, of)
+
+
 def check_out_dtype(op: str, dtype: torch.dtype) -> None:
     """Check the dtype of a result."""
     names = " or ".join(map(dtype_name, FLOATS))

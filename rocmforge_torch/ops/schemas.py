@@ -23,6 +23,7 @@ from .checks import (
     check_product,
     check_qweight,
     check_shape,
+    check_weight,
     known_type,
 )
 from .registry import check, define
@@ -168,18 +169,30 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 @define(
-    "add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps) -> (Tensor, Tensor)",
+    "add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps, Tensor? x_weight=None)"
+    " -> (Tensor, Tensor)",
     reference.add_rms_norm,
 )
 def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    x_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(rms_norm(x + residual), x + residual); all [..., C]."""
+    """(rms_norm(x + residual), x + residual); all [..., C].
+
+    With x_weight [C], of weight's dtype, x is first replaced by rms_norm(x, x_weight, eps), in
+    x's dtype: the norm that Gemma puts behind a block. The bits are those of the two ops.
+    """
     op = "add_rms_norm"
     _check_norm(op, x, weight)
     check_shape(op, "residual", residual, x.shape)
     check_dtype(op, "residual", residual, (x.dtype,))
     check_device(op, "residual", residual, x, "x")
+    if x_weight is not None:
+        dtypes = (x.dtype, torch.float32) if weight is None else (weight.dtype,)
+        check_weight(op, "x_weight", x_weight, x, dtypes)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     return out, torch.empty_like(out)
 
@@ -188,9 +201,7 @@ def _check_norm(op: str, x: Tensor, weight: Tensor | None) -> None:
     check_dtype(op, "x", x, FLOATS)
     check_dim(op, "x", x, 1)
     if weight is not None:
-        check_shape(op, "weight", weight, [x.shape[-1]])
-        check_dtype(op, "weight", weight, (x.dtype, torch.float32))
-        check_device(op, "weight", weight, x, "x")
+        check_weight(op, "weight", weight, x, (x.dtype, torch.float32))
 
 
 @define(
@@ -206,25 +217,29 @@ def rope(
     x [..., T, H, D]; positions int [T] or x.shape[:-2]; inv_freq float32 [R/2], R <= D. The pairs
     are (i, i + R/2), or (2i, 2i + 1) when interleaved; cos and sin are multiplied by `scale`.
     """
-    op = "rope"
-    check_dtype(op, "x", x, FLOATS)
-    check_dim(op, "x", x, 3)
+    _check_rope("rope", "x", x, positions, inv_freq)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _check_rope(op: str, name: str, x: Tensor, positions: Tensor, inv_freq: Tensor) -> None:
+    """Check what rotates the argument `name`."""
+    check_dtype(op, name, x, FLOATS)
+    check_dim(op, name, x, 3)
     check_dtype(op, "positions", positions, INTS)
-    check_device(op, "positions", positions, x, "x")
+    check_device(op, "positions", positions, x, name)
     check(
         positions.shape in (x.shape[:-2], x.shape[-3:-2]),
         op,
-        f"positions must have shape [T] or all but the last two dimensions of x {list(x.shape)}, "
-        f"got {list(positions.shape)}",
+        f"positions must have shape [T] or all but the last two dimensions of {name} "
+        f"{list(x.shape)}, got {list(positions.shape)}",
     )
     check_dtype(op, "inv_freq", inv_freq, (torch.float32,))
-    check_device(op, "inv_freq", inv_freq, x, "x")
+    check_device(op, "inv_freq", inv_freq, x, name)
     check(
         inv_freq.dim() == 1 and 2 * inv_freq.shape[0] <= x.shape[-1],
         op,
         f"inv_freq must have shape [R/2] with R <= {x.shape[-1]}, got {list(inv_freq.shape)}",
     )
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @define("silu_mul(Tensor gate, Tensor up) -> Tensor", reference.silu_mul)
@@ -302,7 +317,12 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
     float8_e4m3fn (too large numbers become the largest) or float8_e5m2, rounded to the nearest; or
     uint8 for GGML blocks of 32 values, q8_0 [A, S, Hkv, D/32 * 34] or q4_0 [A, S, Hkv, D/32 * 18].
     """
-    op = "kv_cache_write_"
+    _check_new_tokens("kv_cache_write_", k_cache, v_cache, k, v, slots)
+
+
+def _check_new_tokens(
+    op: str, k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor
+) -> None:
     for name, cache, new in (("k", k_cache, k), ("v", v_cache, v)):
         check_cache(op, f"{name}_cache", cache)
         check_device(op, f"{name}_cache", cache, k, "k")
@@ -323,6 +343,47 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
         f"slots must have one entry for each of the {tokens} tokens of k, got {list(slots.shape)}",
     )
     check_device(op, "slots", slots, k, "k")
+
+
+@define(
+    "rope_kv_cache_write_(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor q, Tensor k, Tensor v,"
+    " Tensor slots, Tensor positions, Tensor inv_freq, bool interleaved=False, float scale=1.0,"
+    " Tensor? q_norm=None, Tensor? k_norm=None, float eps=1e-06) -> Tensor",
+    reference.rope_kv_cache_write_,
+    value_checks.rope_cache_slots,
+)
+def rope_kv_cache_write_(
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    inv_freq: Tensor,
+    interleaved: bool = False,
+    scale: float = 1.0,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """What stands between the projections and attention -> the rotated q, [..., T, Hq, D].
+
+    rope of q [..., T, Hq, D] and k [..., T, Hkv, D], then kv_cache_write_ of k and v
+    [..., T, Hkv, Dv]; the other arguments are those of the two ops. With q_norm or k_norm [D], in
+    q's dtype or float32, the heads go through rms_norm first. Values are rounded to q's dtype
+    after each step: the results are those of the ops that it stands for.
+    """
+    op = "rope_kv_cache_write_"
+    _check_rope(op, "q", q, positions, inv_freq)
+    _check_new_tokens(op, k_cache, v_cache, k, v, slots)
+    check_shape(op, "k", k, [*q.shape[:-2], k.shape[-2], q.shape[-1]])
+    check_dtype(op, "k", k, (q.dtype,))
+    check_device(op, "k", k, q, "q")
+    for name, weight in (("q_norm", q_norm), ("k_norm", k_norm)):
+        if weight is not None:
+            check_weight(op, name, weight, q, (q.dtype, torch.float32), "q")
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 @define(

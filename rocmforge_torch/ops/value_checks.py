@@ -36,9 +36,20 @@ def accumulate_offset(dst: Tensor, src: Tensor, offset: Tensor) -> None:
 
 
 def cache_slots(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
-    places = k_cache.shape[0] * k_cache.shape[1]
-    message = f"slots must be less than the {places} places of the cache"
-    _check_none(slots[slots >= places], "kv_cache_write_", message)
+    _check_slots("kv_cache_write_", k_cache, slots)
+
+
+def rope_cache_slots(
+    k_cache: Tensor, v_cache: Tensor, q: Tensor, k: Tensor, v: Tensor, slots: Tensor, *_: Any
+) -> None:
+    _check_slots("rope_kv_cache_write_", k_cache, slots)
+
+
+def _check_slots(op: str, cache: Tensor, slots: Tensor) -> None:
+    places = cache.shape[0] * cache.shape[1]
+    _check_none(
+        slots[slots >= places], op, f"slots must be less than the {places} places of the cache"
+    )
 
 
 def attention_places(

@@ -63,22 +63,65 @@ def assert_close(got: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
 
 
-@on_every_arch
-@pytest.mark.parametrize("width", [40, 517, 2304], ids=["short", "odd", "long"])
-def test_add_rms_norm(emulator: Emulator, arch: str, dtype: torch.dtype, width: int) -> None:
-    x, residual = randn(3, width, dtype=dtype), randn(3, width, dtype=dtype)
-    weight = torch.randn(width)
+def emulated_add_rms_norm(
+    emulator: Emulator,
+    arch: str,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    x_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    (count, width), dtype = x.shape, x.dtype
+    kind = next((w.dtype for w in (weight, x_weight) if w is not None), F32)
     out, total = call(
         emulator,
         "norm",
         arch,
         "add_rms_norm",
-        [DTYPE_CODES[dtype], give(x), rows(x), give(residual), rows(residual), DTYPE_CODES[F32],
-         give(weight), EPS, take((3, width), dtype), take((3, width), dtype), 3, width, None],
+        [DTYPE_CODES[dtype], give(x), rows(x), give(residual), rows(residual), DTYPE_CODES[kind],
+         give(weight), give(x_weight), EPS, take((count, width), dtype),
+         take((count, width), dtype), count, width, None],
     )  # fmt: skip
+    return from_bits(out, dtype), from_bits(total, dtype)
+
+
+@on_every_arch
+@pytest.mark.parametrize("width", [40, 517, 2304], ids=["short", "odd", "long"])
+def test_add_rms_norm(emulator: Emulator, arch: str, dtype: torch.dtype, width: int) -> None:
+    x, residual = randn(3, width, dtype=dtype), randn(3, width, dtype=dtype)
+    weight = torch.randn(width)
+    out, total = emulated_add_rms_norm(emulator, arch, x, residual, weight)
     wanted, wanted_total = reference.add_rms_norm(x, residual, weight, EPS)
-    assert torch.equal(from_bits(total, dtype), wanted_total)
-    assert_close(from_bits(out, dtype), wanted)
+    assert torch.equal(total, wanted_total)
+    assert_close(out, wanted)
+
+
+@on_every_arch
+@pytest.mark.parametrize("width", [40, 517, 2304, 9000], ids=["short", "odd", "long", "longer"])
+def test_add_rms_norm_of_a_normed_x(
+    emulator: Emulator, arch: str, dtype: torch.dtype, width: int
+) -> None:
+    """The bits of two launches."""
+    count = 1 if width > 9000 // 2 else 3
+    x, residual = 20 * randn(count, width, dtype=dtype), randn(count, width, dtype=dtype)
+    for weight, x_weight in ((None, randn(width, dtype=dtype)), torch.randn(2, width)):
+        out, total = emulated_add_rms_norm(emulator, arch, x, residual, weight, x_weight)
+        (inner,) = call(
+            emulator,
+            "norm",
+            arch,
+            "rms_norm",
+            [DTYPE_CODES[dtype], give(x), rows(x), DTYPE_CODES[x_weight.dtype], give(x_weight),
+             EPS, take((count, width), dtype), count, width, None],
+        )  # fmt: skip
+        wanted = emulated_add_rms_norm(emulator, arch, from_bits(inner, dtype), residual, weight)
+        assert torch.equal(total, wanted[1])
+        assert torch.equal(out, wanted[0])
+        expected = reference.add_rms_norm(x, residual, weight, EPS, x_weight)
+        for got, exact in zip((out, total), expected, strict=True):
+            # A sum that cancels shows the rounding of what was added, numbers up to about 4.
+            tolerance = 4 * max(8e-6, torch.finfo(dtype).eps)
+            torch.testing.assert_close(got, exact, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [F32, F16], ids=str)

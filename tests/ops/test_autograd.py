@@ -67,6 +67,21 @@ CASES: dict[str, Case] = {
         lambda x, r: ops.add_rms_norm(x, r, None, 1e-5)[1],
         lambda x, r: x + r,
     ),
+    "add_rms_norm of a normed x": (
+        (torch.randn(2, 17), torch.randn(2, 17), torch.randn(17), torch.randn(17)),
+        lambda x, r, w, xw: torch.cat(ops.add_rms_norm(x, r, w, 1e-5, xw)),
+        lambda x, r, w, xw: torch.cat(
+            [
+                F.rms_norm(F.rms_norm(x, (17,), xw, eps=1e-5) + r, (17,), w, eps=1e-5),
+                F.rms_norm(x, (17,), xw, eps=1e-5) + r,
+            ]
+        ),
+    ),
+    "add_rms_norm of a normed x, weight of x alone": (
+        (torch.randn(2, 17), torch.randn(2, 17), torch.randn(17)),
+        lambda x, r, xw: ops.add_rms_norm(x, r, None, 1e-5, xw)[0],
+        lambda x, r, xw: F.rms_norm(F.rms_norm(x, (17,), xw, eps=1e-5) + r, (17,), eps=1e-5),
+    ),
     "rope halves": (
         (torch.randn(2, 5, 3, 16),),
         lambda x: ops.rope(x, POSITIONS, INV_FREQ, False, 1.5),

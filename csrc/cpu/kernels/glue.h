@@ -77,11 +77,11 @@ struct AttentionTile {
 
 struct GlueKernels {
   // Rows [begin, end) of out = x / sqrt(mean(x^2) + eps) * weight, x contiguous in out's order.
-  // With `residual`, x + residual takes the place of x and is also written to `sum`. weight is
-  // null or [width].
+  // With `residual`, x + residual takes the place of x and is also written to `sum`; with
+  // `x_weight` too, x is normed by that before it is added. Weights are null or [width].
   void (*rms_norm)(DType dtype, const Rows& x, const Rows* residual, DType weight_dtype,
-                   const void* weight, float eps, void* out, void* sum, int64_t width,
-                   int64_t begin, int64_t end);
+                   const void* weight, const void* x_weight, float eps, void* out, void* sum,
+                   int64_t width, int64_t begin, int64_t end);
 
   // Tokens [begin, end); scratch holds 2 * (pairs + 8) floats.
   void (*rope)(const RopeArgs& args, int64_t begin, int64_t end, float* scratch);

@@ -6,8 +6,8 @@
 namespace rocmforge::cpu::ROCMFORGE_ISA {
 
 void rms_norm(DType dtype, const Rows& x, const Rows* residual, DType weight_dtype,
-              const void* weight, float eps, void* out, void* sum, int64_t width, int64_t begin,
-              int64_t end);
+              const void* weight, const void* x_weight, float eps, void* out, void* sum,
+              int64_t width, int64_t begin, int64_t end);
 void rope(const RopeArgs& args, int64_t begin, int64_t end, float* scratch);
 void gated(DType dtype, Activation activation, const Rows& gate, const Rows& up, void* out,
            int64_t width, int64_t begin, int64_t end);

@@ -14,7 +14,7 @@ RF_INLINE void store_up_to(T* p, f32xW v, int64_t n) {
   n >= kLanes ? store_floats(p, v) : store_floats(p, v, n);
 }
 
-// x + residual as its dtype holds it; returns the sum of its squares.
+// x + residual as its dtype holds it; returns the sum of its squares. sum_out may be x.
 template <typename T>
 float add_row(const T* x, const T* residual, T* sum_out, int64_t width) {
   f32xW squares = {};
@@ -54,39 +54,53 @@ void scale_row(const T* x, float factor, const W* weight, T* out, int64_t width)
   }
 }
 
+// x / sqrt(mean(x^2) + eps) * weight, of the sum of squares.
 template <typename T, typename W>
-void rms_norm_rows(const Rows& x, const Rows* residual, const W* weight, float eps, T* out, T* sum,
-                   int64_t width, int64_t begin, int64_t end) {
+void norm_row(const T* x, float squares, const W* weight, float eps, T* out, int64_t width) {
+  const float factor = 1.0f / __builtin_sqrtf(squares / static_cast<float>(width) + eps);
+  scale_row(x, factor, weight, out, width);
+}
+
+template <typename T, typename W>
+void rms_norm_rows(const Rows& x, const Rows* residual, const W* weight, const W* x_weight,
+                   float eps, T* out, T* sum, int64_t width, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const T* in = static_cast<const T*>(x.data) + x.offset(row);
     float squares;
     if (residual) {
       T* total = sum + row * width;
       const T* other = static_cast<const T*>(residual->data) + residual->offset(row);
+      if (x_weight) {
+        norm_row(in, square_row(in, width), x_weight, eps, total, width);
+        in = total;
+      }
       squares = add_row(in, other, total, width);
       in = total;
     } else {
       squares = square_row(in, width);
     }
-    const float factor = 1.0f / __builtin_sqrtf(squares / static_cast<float>(width) + eps);
-    scale_row(in, factor, weight, out + row * width, width);
+    norm_row(in, squares, weight, eps, out + row * width, width);
   }
 }
 
 }  // namespace
 
 void rms_norm(DType dtype, const Rows& x, const Rows* residual, DType weight_dtype,
-              const void* weight, float eps, void* out, void* sum, int64_t width, int64_t begin,
-              int64_t end) {
+              const void* weight, const void* x_weight, float eps, void* out, void* sum,
+              int64_t width, int64_t begin, int64_t end) {
   with_element(dtype, [&](auto element) {
     using T = decltype(element);
     T* to = static_cast<T*>(out);
     T* total = static_cast<T*>(sum);
+    const auto run = [&](auto weight_element) {
+      using W = decltype(weight_element);
+      rms_norm_rows(x, residual, static_cast<const W*>(weight), static_cast<const W*>(x_weight),
+                    eps, to, total, width, begin, end);
+    };
     if (weight_dtype == dtype) {
-      rms_norm_rows(x, residual, static_cast<const T*>(weight), eps, to, total, width, begin, end);
+      run(element);
     } else {
-      const float* scale = static_cast<const float*>(weight);
-      rms_norm_rows(x, residual, scale, eps, to, total, width, begin, end);
+      run(float{});
     }
   });
 }

@@ -23,6 +23,7 @@ from .quant_ops import (
     quantize,
 )
 from .rope import rope
+from .rope_cache import rope_kv_cache_write_
 from .sampling import sample
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "quantize",
     "rms_norm",
     "rope",
+    "rope_kv_cache_write_",
     "sample",
     "silu_mul",
     "unpack_weight",

@@ -15,7 +15,13 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor | None, eps: float
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    x_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    if x_weight is not None:
+        x = rms_norm(x, x_weight, eps)  # rounded to x's dtype before it is added
     total = (x + residual).contiguous()  # in x's dtype: what the next layer's residual holds
     return rms_norm(total, weight, eps), total

@@ -6,10 +6,10 @@ entry in both fails there.
 
 from __future__ import annotations
 
-from . import activation, attention, cache, norm, quant, rope, sampling
+from . import activation, attention, cache, norm, quant, rope, rope_cache, sampling
 from .base import BadSample, Sample
 
-_FAMILIES = (activation, attention, cache, norm, quant, rope, sampling)
+_FAMILIES = (activation, attention, cache, norm, quant, rope, rope_cache, sampling)
 
 SAMPLES = {op: make for family in _FAMILIES for op, make in family.SAMPLES.items()}
 BAD_SAMPLES = {op: make for family in _FAMILIES for op, make in family.BAD_SAMPLES.items()}

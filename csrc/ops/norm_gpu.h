@@ -1,0 +1,21 @@
+#pragma once
+
+#include "ops/gpu.h"
+
+namespace rocmforge {
+
+// The weight of a norm as the kernels take it; holds the tensor that it points into.
+struct NormWeight {
+  std::optional<Tensor> tensor;
+  gpu::DType dtype = gpu::DType::kFloat32;
+  const void* data = nullptr;
+
+  explicit NormWeight(const std::optional<Tensor>& weight) {
+    if (!weight) return;
+    tensor = torch::stable::contiguous(*weight);
+    dtype = gpu_dtype(*tensor);
+    data = tensor->const_data_ptr();
+  }
+};
+
+}  // namespace rocmforge
