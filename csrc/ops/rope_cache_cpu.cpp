@@ -6,6 +6,7 @@
 
 #include "ops/cache_writer_cpu.h"
 #include "ops/rope_cache_checks.h"
+#include "ops/result.h"
 #include "ops/rope_positions_cpu.h"
 
 namespace rocmforge {
@@ -63,7 +64,7 @@ Tensor rope_kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& q, con
   const CacheWriteArgs args = check_rope_kv_cache_write(op, k_cache, v_cache, q, k, v, slots,
                                                         positions, inv_freq, q_norm, k_norm);
   const std::vector<int64_t> targets = checked_slots(op, slots, k_cache);
-  Tensor out = empty(q.sizes(), q.scalar_type());
+  Tensor out = empty_on_cpu(q.sizes(), q.scalar_type());
   if (args.tokens == 0) return out;
 
   const std::vector<int64_t> places = as_int64(positions);
