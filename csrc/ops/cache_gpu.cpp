@@ -1,7 +1,7 @@
 // In-place updates. Places are known to the device alone: nothing is written outside.
-#include <torch/csrc/stable/library.h>
-
 #include "ops/cache_gpu.h"
+
+#include <torch/csrc/stable/library.h>
 
 namespace rocmforge {
 namespace {

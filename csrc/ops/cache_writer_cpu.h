@@ -36,8 +36,7 @@ inline std::vector<int64_t> checked_slots(const char* op, const Tensor& slots,
 // blocks).
 class HeadWriter {
  public:
-  HeadWriter(const Tensor& cache, CacheType type, const Tensor& like, int64_t width,
-             int64_t stride)
+  HeadWriter(const Tensor& cache, CacheType type, const Tensor& like, int64_t width, int64_t stride)
       : cache_(cache),
         type_(type),
         from_(cpu_dtype(like)),

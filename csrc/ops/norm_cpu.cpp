@@ -1,13 +1,14 @@
+#include "ops/norm_cpu.h"
+
 #include "cpu/dispatch.h"
 #include "ops/norm_checks.h"
 #include "ops/result.h"
 #include "ops/tensor_utils_cpu.h"
 
 namespace rocmforge {
-namespace {
 
-void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& weight, double eps,
-         const std::optional<Tensor>& x_weight, Tensor& out, Tensor* sum) {
+void norm_rows(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& weight,
+               double eps, const std::optional<Tensor>& x_weight, Tensor& out, Tensor* sum) {
   const int64_t width = x.size(x.dim() - 1);
   if (x.numel() == 0) return;
   const RowView in = row_view(x);
@@ -30,12 +31,14 @@ void run(const Tensor& x, const Tensor* residual, const std::optional<Tensor>& w
   });
 }
 
+namespace {
+
 Tensor rms_norm(const Result& result, const Tensor& x, const std::optional<Tensor>& weight,
                 double eps) {
   constexpr const char* op = "rms_norm";
   check_norm(op, x, weight);
   Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
-  run(x, nullptr, weight, eps, std::nullopt, out, nullptr);
+  norm_rows(x, nullptr, weight, eps, std::nullopt, out, nullptr);
   return out;
 }
 
@@ -48,7 +51,7 @@ std::tuple<Tensor, Tensor> add_rms_norm(const Result& result, const Result& tota
   check_x_weight(op, x, weight, x_weight);
   Tensor out = result.tensor(op, x.sizes(), x.scalar_type(), x);
   Tensor sum = total.tensor(op, x.sizes(), x.scalar_type(), x);
-  run(x, &residual, weight, eps, x_weight, out, &sum);
+  norm_rows(x, &residual, weight, eps, x_weight, out, &sum);
   return {out, sum};
 }
 

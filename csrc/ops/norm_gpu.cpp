@@ -1,8 +1,9 @@
+#include "ops/norm_gpu.h"
+
 #include "hip/norm.h"
 #include "ops/gpu.h"
 #include "ops/gpu_rows.h"
 #include "ops/norm_checks.h"
-#include "ops/norm_gpu.h"
 #include "ops/result.h"
 
 namespace rocmforge {

@@ -28,7 +28,8 @@ void gate_product(const GpuLaunch& launch, const Tensor& product, const std::str
 }
 
 void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out) {
+                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out,
+                  const gpu::InputNorm& norm) {
   const Tensor input = torch::stable::contiguous(x);
   std::optional<Tensor> shifts;
   if (bias) shifts = torch::stable::contiguous(*bias);
@@ -36,9 +37,26 @@ void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight
       gpu::matvec_gated({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                          shifts ? shifts->const_data_ptr() : nullptr,
                          shifts ? gpu_dtype(*shifts) : gpu::DType::kFloat32, gpu_dtype(out),
-                         out.mutable_data_ptr(), launch.stream()},
+                         out.mutable_data_ptr(), launch.stream(), norm},
                         act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
 }
+
+}  // namespace
+
+void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                   const QuantTypeInfo& type, const std::string& act,
+                   const std::optional<Tensor>& bias, Tensor& out, const gpu::InputNorm& norm) {
+  const int64_t f = last_size(out), rows = out.numel() / f;
+  if (is_matvec(type, rows, weight.matrix.cols)) {
+    return gated_matvec(launch, x, weight, act, bias, out, norm);
+  }
+  const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
+  Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);
+  quant_product(launch, x, weight, type, bias, product);
+  gate_product(launch, product, act, rows, out);
+}
+
+namespace {
 
 Tensor quant_matmul_gated(const Result& result, const Tensor& x, const Tensor& qweight_gate_up,
                           int64_t qtype, const std::string& act, const std::optional<Tensor>& bias,
@@ -48,17 +66,7 @@ Tensor quant_matmul_gated(const Result& result, const Tensor& x, const Tensor& q
   Tensor out = result.tensor(kGatedOp, shape_with_last(x, f), x.scalar_type(), x);
   if (out.numel() == 0) return out;
   const GpuLaunch launch(kGatedOp, x);
-  const Weight weight = weight_of(qweight_gate_up, type, layout);
-  const int64_t rows = out.numel() / f, k = weight.matrix.cols;
-  if (type.is_quantized() && !exact() && rows <= gpu::kMaxMatvecRows && k > 0 &&
-      k <= gpu::kMaxMatvecCols) {
-    gated_matvec(launch, x, weight, act, bias, out);
-    return out;
-  }
-  const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
-  Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);
-  quant_product(launch, x, weight, type, bias, product);
-  gate_product(launch, product, act, rows, out);
+  gated_product(launch, x, weight_of(qweight_gate_up, type, layout), type, act, bias, out);
   return out;
 }
 

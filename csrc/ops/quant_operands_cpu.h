@@ -30,24 +30,32 @@ inline HeldMatrix held_matrix(const Tensor& qweight, const QuantTypeInfo& type, 
            layout == 1 ? find_packed_layout(type.id) : nullptr}};
 }
 
-// Arguments that check_product accepted; with `gate`, the halves of the product go through it.
-inline Tensor product(const char* op, const Result& result, const Tensor& x, const Tensor& qweight,
-                      const QuantTypeInfo& type, const std::optional<Tensor>& bias, int64_t layout,
-                      std::optional<cpu::Activation> gate) {
-  const int64_t columns = qweight.size(0) / (gate ? 2 : 1);
-  Tensor out = result.tensor(op, shape_with_last(x, columns), x.scalar_type(), x);
-  if (out.numel() == 0) return out;
+// out = the product of arguments that check_product accepted; with `gate`, its halves go through
+// it.
+inline void product_into(Tensor& out, const Tensor& x, const Tensor& qweight,
+                         const QuantTypeInfo& type, const std::optional<Tensor>& bias,
+                         int64_t layout, std::optional<cpu::Activation> gate) {
+  if (out.numel() == 0) return;
   std::vector<float> shifts;
   if (bias) {
     shifts.resize(bias->numel());
     cpu::quant_kernels().to_float(cpu_dtype(*bias), as_contiguous(*bias).const_data_ptr(),
                                   shifts.data(), bias->numel());
   }
+  const int64_t columns = out.size(out.dim() - 1);
   const HeldMatrix weights = held_matrix(qweight, type, layout);
   const Tensor rows = as_contiguous(x);
   multiply(weights.matrix, rows.const_data_ptr(), exact(),
            {out.mutable_data_ptr(), out.numel() / columns, cpu_dtype(x),
             bias ? shifts.data() : nullptr, gate, columns});
+}
+
+inline Tensor product(const char* op, const Result& result, const Tensor& x, const Tensor& qweight,
+                      const QuantTypeInfo& type, const std::optional<Tensor>& bias, int64_t layout,
+                      std::optional<cpu::Activation> gate) {
+  const int64_t columns = qweight.size(0) / (gate ? 2 : 1);
+  Tensor out = result.tensor(op, shape_with_last(x, columns), x.scalar_type(), x);
+  product_into(out, x, qweight, type, bias, layout, gate);
   return out;
 }
 

@@ -129,12 +129,12 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
 }
 
 void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                      const Tensor* bias, Tensor& out) {
+                      const Tensor* bias, Tensor& out, const gpu::InputNorm& norm) {
   const Tensor input = torch::stable::contiguous(x);
   launch.done(gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                            bias ? bias->const_data_ptr() : nullptr,
                            bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                           out.mutable_data_ptr(), launch.stream()}));
+                           out.mutable_data_ptr(), launch.stream(), norm}));
 }
 
 // On matrix units, the weights decoded in registers.
@@ -167,18 +167,23 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
 
 }  // namespace
 
+bool is_matvec(const QuantTypeInfo& type, int64_t rows, int64_t k) {
+  return type.is_quantized() && !exact() && rows <= gpu::kMaxMatvecRows && k > 0 &&
+         k <= gpu::kMaxMatvecCols;
+}
+
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out) {
+                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out,
+                   const gpu::InputNorm& norm) {
   std::optional<Tensor> dense;
   if (bias) dense = torch::stable::contiguous(*bias);
   const Tensor* const shifts = dense ? &*dense : nullptr;
   const int64_t k = weight.matrix.cols;
   if (k == 0) return empty_product(launch, shifts, out);
   const int64_t rows = x.numel() / k;
-  const bool in_kernel = type.is_quantized() && !exact();
-  if (in_kernel && rows <= gpu::kMaxMatvecRows && k <= gpu::kMaxMatvecCols) {
-    few_rows_product(launch, x, weight, shifts, out);
-  } else if (in_kernel && rows <= kMaxTileRows) {
+  if (is_matvec(type, rows, k)) {
+    few_rows_product(launch, x, weight, shifts, out, norm);
+  } else if (type.is_quantized() && !exact() && rows <= kMaxTileRows) {
     tile_product(launch, x, weight, shifts, out);
   } else {
     expanded_product(launch, x, weight, type, shifts, out);

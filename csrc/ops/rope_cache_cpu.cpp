@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "ops/cache_writer_cpu.h"
-#include "ops/rope_cache_checks.h"
 #include "ops/result.h"
+#include "ops/rope_cache_checks.h"
 #include "ops/rope_positions_cpu.h"
 
 namespace rocmforge {
@@ -31,7 +31,8 @@ class Heads {
   // Those of one token, normed and rotated, to `out`; `rotation` says how, and where it stands.
   void rotate(int64_t token, cpu::RopeArgs rotation, void* out, float* scratch) const {
     const cpu::GlueKernels& kernels = cpu::glue_kernels();
-    const int64_t first = view_.rows.offset(token), stride = view_.tensor.stride(view_.tensor.dim() - 2);
+    const int64_t first = view_.rows.offset(token),
+                  stride = view_.tensor.stride(view_.tensor.dim() - 2);
     cpu::Rows heads = {at(view_.rows.data, first, size_), count_, 0, stride};
     if (norm_) {
       kernels.rms_norm(dtype_, heads, nullptr, cpu_dtype(*norm_), norm_->const_data_ptr(), nullptr,

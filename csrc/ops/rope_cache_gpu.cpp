@@ -19,8 +19,8 @@ Tensor rope_kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& q, con
   for (const Tensor* fresh : {&q, &k, &v}) {
     check_token_size(op, *fresh);
     const int64_t head_dim = fresh->size(fresh->dim() - 1);
-    check(head_dim <= gpu::kLongestHead, op, "heads on a GPU must have at most ",
-          gpu::kLongestHead, " values, got ", head_dim);
+    check(head_dim <= gpu::kLongestHead, op, "heads on a GPU must have at most ", gpu::kLongestHead,
+          " values, got ", head_dim);
   }
   Tensor out = torch::stable::new_empty(q, q.sizes());
   if (args.tokens == 0) return out;
@@ -30,12 +30,9 @@ Tensor rope_kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& q, con
   const Tensor places = torch::stable::contiguous(positions);
   const Tensor frequencies = torch::stable::contiguous(inv_freq);
   const NormWeight q_weight(q_norm), k_weight(k_norm);
-  const gpu::QueryHeads heads = {queries.data(),
-                                 queries.layout,
-                                 queries.tensor.stride(q.dim() - 2),
-                                 q.size(q.dim() - 2),
-                                 q.size(q.dim() - 1),
-                                 out.mutable_data_ptr()};
+  const gpu::QueryHeads heads = {
+      queries.data(),      queries.layout,      queries.tensor.stride(q.dim() - 2),
+      q.size(q.dim() - 2), q.size(q.dim() - 1), out.mutable_data_ptr()};
   const gpu::CacheTarget k_target = cache_target(args.k_type, k_cache, keys);
   const gpu::CacheTarget v_target = cache_target(args.v_type, v_cache, values);
   const gpu::HeadNorms norms = {q_weight.dtype, q_weight.data, k_weight.dtype, k_weight.data,

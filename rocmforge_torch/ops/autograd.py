@@ -2,10 +2,10 @@
 
 The products have their own: the backward of `quant_matmul` is `quant_matmul_transposed` and the
 reverse, so the weights stay quantized in both directions. The other differentiable ops compute
-their result again in another way and differentiate that: `quant_matmul_gated` as the product and
-the gated activation that it is made of, so that what holds of those two holds of it; the rest as
-their reference. In-place ops, and the overloads `out`, refuse tensors that need a gradient. Under
-`torch.inference_mode()` and `no_grad()` nothing here costs a kernel or a saved tensor.
+their result again in another way and differentiate that: `quant_matmul_gated` and
+`norm_quant_matmul` as the ops that they are made of, so that what holds of those holds of them; the
+rest as their reference. In-place ops, and the overloads `out`, refuse tensors that need a gradient.
+Under `torch.inference_mode()` and `no_grad()` nothing here costs a kernel or a saved tensor.
 """
 
 from __future__ import annotations
@@ -117,6 +117,29 @@ def _gated_product(
     return act_mul(gate, up)
 
 
+def _norm_product(
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    qweight: Tensor,
+    qtype: int,
+    act: str = reference.UNGATED,
+    bias: Tensor | None = None,
+    layout: int = 0,
+    residual: Tensor | None = None,
+    x_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    ops = torch.ops.rocmforge
+    if residual is not None:
+        normed, total = ops.add_rms_norm(x, residual, weight, eps, x_weight)
+    else:
+        total = x if x_weight is None else ops.rms_norm(x, x_weight, eps)
+        normed = ops.rms_norm(total, weight, eps)
+    if act == reference.UNGATED:
+        return ops.quant_matmul(normed, qweight, qtype, bias, layout), total
+    return ops.quant_matmul_gated(normed, qweight, qtype, act, bias, layout), total
+
+
 def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, qweight, ctx.qtype = inputs
     ctx.save_for_backward(qweight)
@@ -161,6 +184,7 @@ def _tensors(op: torch._ops.OpOverload) -> tuple[str, ...]:
 for _name, _positions in THROUGH_REFERENCE.items():
     _differentiate_as(_name, getattr(reference, _name), _positions)
 _differentiate_as("quant_matmul_gated", _gated_product, (0, 4))
+_differentiate_as("norm_quant_matmul", _norm_product, (0, 1, 6, 8, 9))
 for _name, _arguments in WITHOUT_DERIVATIVE.items():
     _refuse_gradients(_name, "default", _arguments, "this in-place op")
 for _name in OUTS:

@@ -114,14 +114,18 @@ def quant_matmul_gated(
     """
     op, name = "quant_matmul_gated", "qweight_gate_up"
     check_product(op, x, qweight_gate_up, qtype, bias, layout, name)
-    rows = qweight_gate_up.shape[0]
+    check(act in reference.GATED, op, f"act must be {' or '.join(reference.GATED)}, got {act}")
+    return x.new_empty((*x.shape[:-1], _half(op, name, qweight_gate_up)))
+
+
+def _half(op: str, name: str, qweight: Tensor) -> int:
+    rows = qweight.shape[0]
     check(
         rows % 2 == 0,
         op,
         f"{name} must have an even number of rows, gate's then up's, got {rows}",
     )
-    check(act in reference.GATED, op, f"act must be {' or '.join(reference.GATED)}, got {act}")
-    return x.new_empty((*x.shape[:-1], rows // 2))
+    return rows // 2
 
 
 @define(
@@ -185,16 +189,22 @@ def add_rms_norm(
     With x_weight [C], of weight's dtype, x is first replaced by rms_norm(x, x_weight, eps), in
     x's dtype: the norm that Gemma puts behind a block. The bits are those of the two ops.
     """
-    op = "add_rms_norm"
+    _check_add_norm("add_rms_norm", x, residual, weight, x_weight)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return out, torch.empty_like(out)
+
+
+def _check_add_norm(
+    op: str, x: Tensor, residual: Tensor | None, weight: Tensor | None, x_weight: Tensor | None
+) -> None:
     _check_norm(op, x, weight)
-    check_shape(op, "residual", residual, x.shape)
-    check_dtype(op, "residual", residual, (x.dtype,))
-    check_device(op, "residual", residual, x, "x")
+    if residual is not None:
+        check_shape(op, "residual", residual, x.shape)
+        check_dtype(op, "residual", residual, (x.dtype,))
+        check_device(op, "residual", residual, x, "x")
     if x_weight is not None:
         dtypes = (x.dtype, torch.float32) if weight is None else (weight.dtype,)
         check_weight(op, "x_weight", x_weight, x, dtypes)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return out, torch.empty_like(out)
 
 
 def _check_norm(op: str, x: Tensor, weight: Tensor | None) -> None:
@@ -202,6 +212,41 @@ def _check_norm(op: str, x: Tensor, weight: Tensor | None) -> None:
     check_dim(op, "x", x, 1)
     if weight is not None:
         check_weight(op, "weight", weight, x, (x.dtype, torch.float32))
+
+
+@define(
+    "norm_quant_matmul(Tensor x, Tensor? weight, float eps, Tensor qweight, int qtype,"
+    ' str act="none", Tensor? bias=None, int layout=0, Tensor? residual=None,'
+    " Tensor? x_weight=None) -> (Tensor, Tensor)",
+    reference.norm_quant_matmul,
+)
+def norm_quant_matmul(
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    qweight: Tensor,
+    qtype: int,
+    act: str = reference.UNGATED,
+    bias: Tensor | None = None,
+    layout: int = 0,
+    residual: Tensor | None = None,
+    x_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A norm with the product that reads it, in one launch for one or two rows on a GPU.
+
+    (quant_matmul(normed, qweight, qtype, bias, layout), total), where (normed, total) is
+    add_rms_norm(x, residual, weight, eps, x_weight); without a residual, total is x, or
+    rms_norm(x, x_weight, eps). With act "silu" or "gelu" the product is quant_matmul_gated. On a
+    GPU the sum of squares is added in another order than in add_rms_norm: its last bit may differ.
+    """
+    op = "norm_quant_matmul"
+    _check_add_norm(op, x, residual, weight, x_weight)
+    check_product(op, x, qweight, qtype, bias, layout)
+    acts = (reference.UNGATED, *reference.GATED)
+    check(act in acts, op, f"act must be {' or '.join(acts)}, got {act}")
+    columns = qweight.shape[0] if act == reference.UNGATED else _half(op, "qweight", qweight)
+    total = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return x.new_empty((*x.shape[:-1], columns)), total
 
 
 @define(

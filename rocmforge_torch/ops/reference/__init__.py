@@ -10,6 +10,7 @@ from .activation import gelu_mul, silu_mul
 from .attention import attention
 from .cache import accumulate_, kv_cache_write_
 from .norm import add_rms_norm, rms_norm
+from .norm_product import UNGATED, norm_quant_matmul
 from .packing import pack_weight, unpack_weight
 from .quant_ops import (
     GATED,
@@ -29,12 +30,14 @@ from .sampling import sample
 __all__ = [
     "GATED",
     "QUANTIZABLE",
+    "UNGATED",
     "accumulate_",
     "add_rms_norm",
     "attention",
     "dequantize",
     "gelu_mul",
     "kv_cache_write_",
+    "norm_quant_matmul",
     "pack_weight",
     "quant_embedding",
     "quant_matmul",

@@ -13,6 +13,7 @@ from rocmforge_torch.ops.reference import pack_weight
 from rocmforge_torch.quant_types import quant_type
 
 from .base import FLOATS, BadSample, BadSamples, Sample, Samples, randn, strided
+from .norm import bad_add_rms_norm
 
 TYPES = ("F32", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "MXFP4")
 Q4_0 = quant_type("Q4_0").id
@@ -98,6 +99,19 @@ def quant_matmul_gated() -> Iterator[Sample]:
     yield Sample((randn(3, k), qweight[:0], Q4_0, "silu"), name="no weight rows")
     for sample in packed():
         yield Sample((*sample.args, "silu", None, 1), name=f"{sample.name}, packed")
+
+
+def norm_quant_matmul() -> Iterator[Sample]:
+    """The product's samples under a norm, in each of its forms by turns."""
+    for i, sample in enumerate([*quant_matmul_in_both_layouts(), *quant_matmul_gated()]):
+        x, qweight, qtype, *rest = sample.args
+        act = [rest.pop(0)] if rest and isinstance(rest[0], str) else ["none"]
+        bias, layout = rest[0] if rest else None, rest[1] if len(rest) > 1 else 0
+        weight = [randn(x.shape[-1]).to(x.dtype), None][i % 2]
+        x_weight = [None, randn(x.shape[-1]).to(x.dtype)][i // 2 % 2]
+        residual = [torch.randn_like(x), None, torch.randn_like(x)][i % 3]
+        args = (x, weight, 1e-5, qweight, qtype, *act, bias, layout, residual, x_weight)
+        yield Sample(args, name=sample.name)
 
 
 def quant_matmul_transposed() -> Iterator[Sample]:
@@ -191,6 +205,20 @@ def bad_quant_matmul_gated() -> Iterator[BadSample]:
     yield BadSample((x, qweight[1:], Q4_0, "silu"), "qweight_gate_up .*even .* got 9")
 
 
+def bad_norm_quant_matmul() -> Iterator[BadSample]:
+    for bad in bad_product("qweight", ("none",)):
+        x, *rest = bad.args
+        yield BadSample((x, None, 1e-5, *rest), bad.match)
+    qweight, k = weights("Q4_0", 10, 2)
+    for bad in bad_add_rms_norm():
+        x, residual, weight, eps, *x_weight = bad.args
+        args = (x, weight, eps, qweight, Q4_0, "none", None, 0, residual, *x_weight)
+        yield BadSample(args, bad.match)
+    x = randn(2, k)
+    yield BadSample((x, None, 1e-5, qweight, Q4_0, "relu"), "act must be none or silu or gelu")
+    yield BadSample((x, None, 1e-5, qweight[1:], Q4_0, "silu"), "qweight .*even .* got 9")
+
+
 def bad_quant_matmul_transposed() -> Iterator[BadSample]:
     yield from bad_weights((randn(2, 10),), ())
     qweight, _ = weights("Q4_0", 10, 2)
@@ -223,6 +251,7 @@ SAMPLES: Samples = {
     "quantize": quantize,
     "quant_matmul": quant_matmul_in_both_layouts,
     "quant_matmul_gated": quant_matmul_gated,
+    "norm_quant_matmul": norm_quant_matmul,
     "quant_matmul_transposed": quant_matmul_transposed,
     "quant_embedding": quant_embedding,
     "pack_weight": repack,
@@ -233,6 +262,7 @@ BAD_SAMPLES: BadSamples = {
     "quantize": bad_quantize,
     "quant_matmul": bad_quant_matmul,
     "quant_matmul_gated": bad_quant_matmul_gated,
+    "norm_quant_matmul": bad_norm_quant_matmul,
     "quant_matmul_transposed": bad_quant_matmul_transposed,
     "quant_embedding": bad_quant_embedding,
     "pack_weight": partial(bad_repack, "qweight"),

@@ -1,0 +1,95 @@
+// Registers norm_quant_matmul for the GPU: a matvec norms its input itself, more rows are normed by
+// a kernel of their own first.
+#include <torch/csrc/stable/ops.h>
+
+#include "hip/norm.h"
+#include "ops/gpu_rows.h"
+#include "ops/norm_gpu.h"
+#include "ops/norm_product_checks.h"
+#include "ops/quant_product_gpu.h"
+#include "ops/result.h"
+
+namespace rocmforge {
+namespace {
+
+// out = rms_norm(x, weight).
+void norm_rows(const GpuLaunch& launch, const Tensor& x, const NormWeight& weight, float eps,
+               Tensor& out) {
+  const GpuRows rows(x);
+  launch.done(gpu::rms_norm(gpu_dtype(x), rows.data(), &rows.layout, weight.dtype, weight.data, eps,
+                            out.mutable_data_ptr(), rows.count, last_size(x), launch.stream()));
+}
+
+// What the product multiplies; writes total.
+Tensor normed_rows(const GpuLaunch& launch, const NormProduct& call, const NormWeight& weight,
+                   const NormWeight& x_weight, Tensor& total) {
+  const Tensor& x = call.x;
+  Tensor normed = torch::stable::new_empty(x, x.sizes());
+  if (x.numel() == 0) return normed;
+  if (call.residual) {
+    const GpuRows rows(x), others(*call.residual);
+    launch.done(gpu::add_rms_norm(gpu_dtype(x), rows.data(), &rows.layout, others.data(),
+                                  &others.layout, weight.data ? weight.dtype : x_weight.dtype,
+                                  weight.data, x_weight.data, call.eps, normed.mutable_data_ptr(),
+                                  total.mutable_data_ptr(), rows.count, last_size(x),
+                                  launch.stream()));
+    return normed;
+  }
+  if (x_weight.data) {
+    norm_rows(launch, x, x_weight, call.eps, total);
+  } else {
+    torch::stable::copy_(total, x);
+  }
+  norm_rows(launch, total, weight, call.eps, normed);
+  return normed;
+}
+
+std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result& total_result,
+                                             const Tensor& x, const std::optional<Tensor>& weight,
+                                             double eps, const Tensor& qweight, int64_t qtype,
+                                             const std::string& act,
+                                             const std::optional<Tensor>& bias, int64_t layout,
+                                             const std::optional<Tensor>& residual,
+                                             const std::optional<Tensor>& x_weight) {
+  const NormProduct call{x,        weight,  static_cast<float>(eps), qweight, act, bias, layout,
+                         residual, x_weight};
+  const QuantTypeInfo& type = call.check(qtype);
+  Tensor out =
+      result.tensor(kNormProductOp, shape_with_last(x, call.columns()), x.scalar_type(), x);
+  Tensor total = total_result.tensor(kNormProductOp, x.sizes(), x.scalar_type(), x);
+  if (out.numel() == 0 && total.numel() == 0) return {out, total};
+  const GpuLaunch launch(kNormProductOp, x);
+  const NormWeight scale(weight), x_scale(x_weight);
+  const Weight matrix = weight_of(qweight, type, layout);
+  const int64_t k = matrix.matrix.cols;
+  gpu::InputNorm norm{};
+  std::optional<Tensor> other, input;
+  if (out.numel() > 0 && is_matvec(type, k ? x.numel() / k : 0, k)) {
+    if (residual) other = torch::stable::contiguous(*residual);
+    norm = {true,
+            other ? other->const_data_ptr() : nullptr,
+            x_scale.data,
+            scale.data,
+            scale.data ? scale.dtype : x_scale.dtype,
+            call.eps,
+            total.mutable_data_ptr()};
+    input = x;
+  } else {
+    input = normed_rows(launch, call, scale, x_scale, total);
+    if (out.numel() == 0) return {out, total};
+  }
+  if (call.gated()) {
+    gated_product(launch, *input, matrix, type, act, bias, out, norm);
+  } else {
+    quant_product(launch, *input, matrix, type, bias, out, norm);
+  }
+  return {out, total};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(rocmforge, CUDA, m) {
+  implement<&norm_quant_matmul>(m, "norm_quant_matmul");
+}
+
+}  // namespace rocmforge
