@@ -19,7 +19,7 @@ ops = torch.ops.rocmforge
 ALL = [QUANT_TYPES[qtype] for qtype in FORMATS]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-5
-NMSE = {"none": 1e-4, "silu": 4e-4, "gelu": 4e-4}  # gated: two products, multiplied
+NMSE = {"none": 1e-4, "silu": 1e-3, "gelu": 1e-3}  # gated: two products, one of them bent
 
 
 def normed(x: Tensor, weight: Tensor | None) -> Tensor:
@@ -81,7 +81,8 @@ def test_every_type(row: QuantType, layout: int) -> None:
             )  # fmt: skip
             want, want_total = wanted(x, values, act, *given)
             unit = torch.finfo(dtype).eps
-            assert ((total.double() - want_total).abs() <= 2 * unit * (1 + want_total.abs())).all()
+            slack = 4 * unit * (4 + want_total.abs())  # what was added is larger than the sum
+            assert ((total.double() - want_total).abs() <= slack).all()
             assert out.dtype == dtype
             error = (out.double() - want).square().sum()
             assert error <= NMSE[act] * want.square().sum()
