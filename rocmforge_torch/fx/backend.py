@@ -14,7 +14,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx
 
-from rocmforge_torch.fx.inductor_pass import GRAPH_PASSES, inductor_pass, others_than
+from rocmforge_torch.fx.graph_pass import GRAPH_PASSES, InductorPass, others_than
 from rocmforge_torch.fx.optimize import check_passes, run_passes
 from rocmforge_torch.fx.reinplace import reinplace
 from rocmforge_torch.fx.shapes import complete
@@ -103,7 +103,7 @@ def _with_inductor(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) 
             "torch._inductor.config has already; use the default backend with a pass that calls "
             "yours and rocmforge_torch.fx.inductor_pass()"
         )
-    passes = inductor_pass(options.level, options.disable)
+    passes = InductorPass(options.level, options.disable)
     return compile_fx(gm, inputs, config_patches={"post_grad_custom_pre_pass": passes})
 
 

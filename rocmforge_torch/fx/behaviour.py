@@ -123,6 +123,8 @@ UPDATES_STATISTICS = dict.fromkeys(
     ),
     "training",
 ) | {"instance_norm": "use_input_stats"}
+# Ops that return views of their first argument though their schemas do not say so.
+UNDECLARED_VIEWS = _words("_unsafe_view unsafe_split unsafe_split_with_sizes lift")
 # Control flow: as functional as the graphs it chooses from.
 CONTROL_FLOW = _words("cond map_impl while_loop scan invoke_subgraph")
 
@@ -347,10 +349,14 @@ def _of_overload(node: fx.Node, op: torch._ops.OpOverload, bound: dict[str, Any]
     if flag is not None and bound.get(flag) is not False:
         writes |= set(_nodes_in([bound.get("running_mean"), bound.get("running_var")]))
     returns_alias = any(r.alias_info is not None for r in schema.returns)
+    if schema.name.removeprefix("aten::") in UNDECLARED_VIEWS:
+        returns_alias, shared = True, shared | set(_nodes_in(bound["self"]))
     undeclared = torch.Tag.maybe_aliasing_or_mutating in op.tags or (
         not returns_alias and _is_composite(op)
     )
-    reshapes = writes if op._schema.name.rpartition("::")[2] in RESHAPING_METHODS else set()
+    reshapes = set(writes) if schema.name.rpartition("::")[2] in RESHAPING_METHODS else set()
+    # out= of another shape is resized.
+    reshapes |= {n for a in schema.arguments if a.is_out for n in _nodes_in(bound.get(a.name))}
     return Behaviour(
         writes=frozenset(writes),
         reshapes=frozenset(reshapes),

@@ -1,46 +1,15 @@
-"""The passes as one of Inductor's custom graph passes."""
+"""The passes inside of PyTorch's own compiler."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import fx
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-
-from rocmforge_torch.fx.optimize import PASSES, check_passes, run_passes
-from rocmforge_torch.fx.shapes import complete
-
-# The passes for graphs whose weights are inputs. `merge` and `pack` need the weights themselves,
-# the memory plan needs a graph that is run as it is.
-GRAPH_PASSES = ("cse", "views", "fuse", "dce")
+if TYPE_CHECKING:
+    from torch._inductor.custom_graph_pass import CustomGraphPass
 
 
-def others_than(names: Collection[str], disable: Collection[str]) -> set[str]:
-    """The passes to leave out in order that of `names` those run that are not disabled."""
-    return (PASSES.keys() - set(names)) | set(disable)
-
-
-class InductorPass(CustomGraphPass):
-    """See `inductor_pass`."""
-
-    def __init__(self, level: int, disable: Collection[str]) -> None:
-        check_passes(disable, "fx.inductor_pass")
-        self._level = level
-        self._disable = sorted(others_than(GRAPH_PASSES, disable))
-
-    def __call__(self, graph: fx.Graph) -> None:
-        gm = graph.owning_module
-        assert gm is not None, "the graph belongs to no module"
-        run_passes(gm, self._level, self._disable, complete)
-
-    def uuid(self) -> bytes:
-        """Differs whenever the passes would do something else: Inductor caches what it compiles."""
-        sources = tuple(str(path) for path in sorted(Path(__file__).parent.glob("*.py")))
-        return get_hash_for_files(sources, f"{self._level} {self._disable}")
-
-
-def inductor_pass(level: int = 3, disable: Collection[str] = ()) -> InductorPass:
+def inductor_pass(level: int = 3, disable: Collection[str] = ()) -> CustomGraphPass:
     """The passes for `torch._inductor.config.post_grad_custom_pre_pass`, to keep the stock backend.
 
     Those run that need no weights (cse, views, fuse, dce), on forward and backward graphs.
@@ -52,4 +21,6 @@ def inductor_pass(level: int = 3, disable: Collection[str] = ()) -> InductorPass
     Raises:
         ValueError: `disable` names no pass.
     """
+    from rocmforge_torch.fx.graph_pass import InductorPass  # Inductor takes seconds to import
+
     return InductorPass(level, disable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import fx
 from torch._inductor.fx_passes.post_grad import decompose_auto_functionalized
 from torch._inductor.fx_passes.reinplace import reinplace_inplaceable_ops
@@ -28,5 +29,8 @@ def reinplace(gm: fx.GraphModule) -> None:
     with V.set_fake_mode(modes[0]):
         reinplace_inplaceable_ops(updater, gm.graph)
         decompose_auto_functionalized(gm.graph)
+    for node in gm.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        if node.args[0] is node.args[1]:
+            gm.graph.erase_node(node)
     gm.graph.lint()
     gm.recompile()

@@ -85,6 +85,8 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
     for old, new in zip(gm.graph.nodes, made.graph.nodes, strict=True):
         if old.op == "placeholder":
             new._dynamo_source = old._dynamo_source
+        if "example_value" in old.meta:
+            new.meta["val"] = old.meta["example_value"]
     return made
 
 
