@@ -25,10 +25,6 @@ constexpr int kWaveSize = 64;
 constexpr int kWaveSize = 32;
 #endif
 
-// Before a loop that a lane goes round once or twice: as one over vectors it would need many
-// registers for the rest.
-#define SCALAR_LOOP _Pragma("clang loop vectorize(disable)")
-
 // Of the current device.
 inline int device_wave_size() {
   int device = 0, lanes = 0;
@@ -183,8 +179,6 @@ using gpu_bfloat16 = __nv_bfloat16;
 #define gpuGetLastError cudaGetLastError
 #define gpuGetErrorString cudaGetErrorString
 #define gpuErrorInvalidValue cudaErrorInvalidValue
-
-#define SCALAR_LOOP
 
 constexpr int kWaveSize = 32;
 inline int device_wave_size() { return kWaveSize; }

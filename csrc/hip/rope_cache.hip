@@ -68,7 +68,6 @@ __device__ __forceinline__ void prepare(const Part& part, const T* x, const floa
     return part.norm ? normed(x[i], factor, weights[i]) : x[i];
   };
   const int pairs = part.rotated ? static_cast<int>(rotation.pairs) : 0;
-SCALAR_LOOP
   for (int i = lane; i < pairs; i += kShortRow) {
     const int first = rotation.interleaved ? 2 * i : i;
     const int second = rotation.interleaved ? first + 1 : i + pairs;
@@ -76,7 +75,6 @@ SCALAR_LOOP
     out[first] = from_float<T>(turned_first(a, b, turns[i]));
     out[second] = from_float<T>(turned_second(a, b, turns[i]));
   }
-SCALAR_LOOP
   for (int i = 2 * pairs + lane; i < width; i += kShortRow) out[i] = value(i);
 }
 
@@ -87,7 +85,6 @@ __device__ __forceinline__ void store_elements(const Part& part, const T* row, i
   const int width = static_cast<int>(part.write.layout.head_dim);
   const auto store = [&](auto* to) {
     using Cache = std::remove_pointer_t<decltype(to)>;
-SCALAR_LOOP
     for (int i = lane; i < width; i += kShortRow) to[at + i * step] = convert<Cache>(row[i]);
   };
   void* to = part.write.cache;
@@ -135,7 +132,6 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
   const CacheLayout& layout = part.write.layout;
   const unsigned head = block * kRows + number;
   if (part.norm) {
-SCALAR_LOOP
     for (int i = threadIdx.x; i < layout.head_dim; i += kThreads) {
       weights[i] = load_as(part.norm_dtype, part.norm, i);
     }
@@ -143,7 +139,6 @@ SCALAR_LOOP
   for (int64_t token = blockIdx.x; token < args.slots.tokens; token += gridDim.x) {
     if (part.rotated) {
       const float position = position_of(args.rotation, token);
-SCALAR_LOOP
       for (int i = threadIdx.x; i < args.rotation.pairs; i += kThreads) {
         turns[i] = turn_of(args.rotation, position, i);
       }

@@ -109,8 +109,8 @@ def build_mlp(config: DecoderConfig, weights: Weights, prefix: str) -> MLP | Gat
 class DecoderLayer(nn.Module):
     """Attention and a feed-forward network, each added to the residual stream.
 
-    A layer hands on what it would add last (`delta`) instead of adding it, so that the next norm
-    can do both at once.
+    A layer hands on what it would add last (`delta`, and the norm that it goes through before)
+    instead of adding it, so that the next norm can do all of it at once.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class DecoderLayer(nn.Module):
             self.ffn_norm = None if parallel else build_norm(config, weights, f"{prefix}ffn_norm")
         self.attn = build_attention(config, weights, prefix, rope, config.windows[index])
         self.mlp = build_mlp(config, weights, prefix)
-        self.attn_post_norm = self.ffn_post_norm = None
+        self.attn_post_norm: Norm | None = None
+        self.ffn_post_norm: Norm | None = None
         if row.post_norm:
             self.attn_post_norm = build_norm(config, weights, f"{prefix}post_attention_norm")
             self.ffn_post_norm = build_norm(config, weights, f"{prefix}post_ffw_norm")
@@ -138,22 +139,26 @@ class DecoderLayer(nn.Module):
         residual: Tensor | None,
         step: Step,
         cache: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """delta [B, T, C], to be added to residual [B, T, C] first -> the next delta, residual."""
+        delta_norm: Norm | None = None,
+    ) -> tuple[Tensor, Tensor, Norm | None]:
+        """delta_norm(delta) [B, T, C], to be added to residual [B, T, C] first -> the next delta,
+        residual and delta_norm."""
         if residual is None:
             x, residual = self.attn_norm(delta), delta
         else:
-            x, residual = self.attn_norm.add(delta, residual)
-        delta = self._scaled(self.attn(x, step, cache), self.attn_post_norm)
-        if self.ffn_norm is None:
-            return delta + self._scaled(self.mlp(x), None), residual
-        x, residual = self.ffn_norm.add(delta, residual)
-        return self._scaled(self.mlp(x), self.ffn_post_norm), residual
+            x, residual = self.attn_norm.add(delta, residual, delta_norm)
+        delta, delta_norm = self._scaled(self.attn(x, step, cache), self.attn_post_norm)
+        if self.ffn_norm is None:  # side by side, which goes without post norms
+            return delta + self._scaled(self.mlp(x), None)[0], residual, None
+        x, residual = self.ffn_norm.add(delta, residual, delta_norm)
+        delta, delta_norm = self._scaled(self.mlp(x), self.ffn_post_norm)
+        return delta, residual, delta_norm
 
-    def _scaled(self, x: Tensor, norm: nn.Module | None) -> Tensor:
-        if norm is not None:
-            x = norm(x)
-        return x if self.residual_scale == 1 else x * self.residual_scale
+    def _scaled(self, x: Tensor, norm: Norm | None) -> tuple[Tensor, Norm | None]:
+        """A delta and its norm, which cannot wait where a scale follows it."""
+        if self.residual_scale == 1:
+            return x, norm
+        return (x if norm is None else norm(x)) * self.residual_scale, None
 
 
 class Decoder(nn.Module):
@@ -202,11 +207,12 @@ class Decoder(nn.Module):
         if self.config.embedding_scale != 1:
             delta = delta * self.config.embedding_scale
         residual: Tensor | None = None
+        delta_norm: Norm | None = None
         for i, layer in enumerate(self.layers):
             kv = None if cache is None else (cache.k[i], cache.v[i])
-            delta, residual = layer(delta, residual, step, kv)
+            delta, residual, delta_norm = layer(delta, residual, step, kv, delta_norm)
         assert residual is not None, "a model has layers"
-        return self.output_norm.add(delta, residual)[0]
+        return self.output_norm.add(delta, residual, delta_norm)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., C] -> scores of every token [..., V]."""

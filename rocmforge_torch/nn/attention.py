@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from .. import ops  # noqa: F401  (registers the operators)
 from .kv_cache import Step
 from .linear import QuantLinear
-from .norm import Norm
+from .norm import Norm, RMSNorm
 from .projections import Projections
 from .rope import RotaryEmbedding
 
 attention = torch.ops.rocmforge.attention.default
 kv_cache_write_ = torch.ops.rocmforge.kv_cache_write_.default
+rope_kv_cache_write_ = torch.ops.rocmforge.rope_kv_cache_write_.default
 
 
 class Attention(nn.Module):
@@ -58,9 +59,16 @@ class Attention(nn.Module):
         """x [B, T, C] -> [B, T, C]; cache: k and v [B, S, Hkv, D], written to."""
         q, k, v = self._project(x)
         rope, positions, context = self.rope, step.positions, step.context
-        q, k = rope(q, positions, context), rope(k, positions, context)
+        norms = self._weights_of_norms()
+        if cache is not None and norms is not None:
+            rotation = rope.frequencies(context), rope.interleaved, rope.scale
+            q = rope_kv_cache_write_(*cache, q, k, v, step.slots, positions, *rotation, *norms)
+        else:
+            q, k = self._normed(q, k)
+            q, k = rope(q, positions, context), rope(k, positions, context)
+            if cache is not None:
+                kv_cache_write_(*cache, k, v, step.slots)
         if cache is not None:
-            kv_cache_write_(*cache, k, v, step.slots)
             k, v = cache
         attended = attention(
             q, k, v, step.seq_lens, step.block_table, self.scale, True, self.window, self.softcap
@@ -79,21 +87,34 @@ class Attention(nn.Module):
         return [list(rows) for rows in sizes]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [B, T, Hq, D], key and value [B, T, Hkv, D]."""
+        """Query [B, T, Hq, D], key and value [B, T, Hkv, D], before their norms."""
         parts = [projection(x) for projection in self.qkv]
         if len(parts) < 3:
             pairs = zip(parts, self.splits, strict=True)
             parts = [piece for part, sizes in pairs for piece in part.split(sizes, -1)]
         q, k, v = parts
         heads = (*x.shape[:-1], -1, self.head_dim)
+        return q.view(heads), k.view(heads), v.view(heads)
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         q_norm, k_norm = self.q_norm, self.k_norm
         if q_norm is None or k_norm is None:
-            q, k = q.view(heads), k.view(heads)
-        elif self.norm_heads:
-            q, k = q_norm(q.view(heads)), k_norm(k.view(heads))
-        else:
-            q, k = q_norm(q).view(heads), k_norm(k).view(heads)
-        return q, k, v.view(heads)
+            return q, k
+        if self.norm_heads:
+            return q_norm(q), k_norm(k)
+        return q_norm(q.flatten(-2)).view(q.shape), k_norm(k.flatten(-2)).view(k.shape)
+
+    def _weights_of_norms(self) -> tuple[Tensor | None, Tensor | None, float] | None:
+        """What the op needs that norms, rotates and writes to the cache: two weights and an
+        epsilon. None where the norms are none that it knows."""
+        q_norm, k_norm = self.q_norm, self.k_norm
+        if q_norm is None or k_norm is None:
+            return None, None, 0.0
+        if not (type(q_norm) is RMSNorm and type(k_norm) is RMSNorm):
+            return None
+        if not self.norm_heads or q_norm.eps != k_norm.eps:
+            return None
+        return q_norm._parameters["weight"], k_norm._parameters["weight"], q_norm.eps
 
     def extra_repr(self) -> str:
         return f"scale={self.scale:.4g}, window={self.window}, softcap={self.softcap}"

@@ -1,4 +1,8 @@
-"""The norms of decoders. Each can add the residual stream on the way: `norm.add(x, residual)`."""
+"""The norms of decoders.
+
+Each can add the residual stream on the way, and norm what is added before that:
+`norm.add(x, residual, x_norm)`.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +33,14 @@ class RMSNorm(nn.Module):
         # The dictionary is twice as fast as the attribute, and this is the hot path.
         return rms_norm(x, self._parameters["weight"], self.eps)
 
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm(x + residual), x + residual), both [..., C]."""
-        return add_rms_norm(x, residual, self._parameters["weight"], self.eps)
+    def add(self, x: Tensor, residual: Tensor, x_norm: Norm | None = None) -> tuple[Tensor, Tensor]:
+        """(norm(total), total), total = x_norm(x) + residual; all [..., C]."""
+        weight, x_weight = self._parameters["weight"], None
+        if type(x_norm) is RMSNorm and self.eps == x_norm.eps:
+            x_weight = x_norm._parameters["weight"]  # the same op does it
+        elif x_norm is not None:
+            x = x_norm(x)
+        return add_rms_norm(x, residual, weight, self.eps, x_weight)
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)}, eps={self.eps}"
@@ -55,9 +64,9 @@ class LayerNorm(nn.Module):
         y = functional.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight.to(x.dtype)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(norm(x + residual), x + residual), both [..., C]."""
-        total = x + residual
+    def add(self, x: Tensor, residual: Tensor, x_norm: Norm | None = None) -> tuple[Tensor, Tensor]:
+        """(norm(total), total), total = x_norm(x) + residual; all [..., C]."""
+        total = (x if x_norm is None else x_norm(x)) + residual
         return self(total), total
 
     def extra_repr(self) -> str:
@@ -70,8 +79,8 @@ class NoNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
 
-    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        total = x + residual
+    def add(self, x: Tensor, residual: Tensor, x_norm: Norm | None = None) -> tuple[Tensor, Tensor]:
+        total = (x if x_norm is None else x_norm(x)) + residual
         return total, total
 
 
