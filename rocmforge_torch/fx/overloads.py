@@ -7,21 +7,20 @@ from typing import Any
 import torch
 from torch import fx
 
+from rocmforge_torch.fx.behaviour import bind, overloads_of
+
 
 def resolve_overloads(gm: fx.GraphModule) -> None:
-    """Replaces op packets that have a single overload, besides those with `out=`, by it:
-    ops.f -> ops.f.default."""
+    """Replaces op packets by the overload that is meant: ops.f(x) -> ops.f.default(x).
+
+    A packet stays where several overloads have parameters by which the arguments could go: which
+    one is meant depends on types, known when the graph runs.
+    """
     for node in gm.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverloadPacket):
-            ops = [getattr(node.target, name) for name in node.target.overloads()]
-            plain = [op for op in ops if not any(a.is_out for a in op._schema.arguments)]
-            if len(plain) == 1 and not any(a.is_out for a in _given(node, ops)):
-                node.target = plain[0]
-
-
-def _given(node: fx.Node, ops: list[torch._ops.OpOverload]) -> list[torch.Argument]:
-    """The arguments that the node passes by name."""
-    return [a for op in ops for a in op._schema.arguments if a.name in node.kwargs]
+            fitting = [op for op in overloads_of(node) if bind(op._schema, node) is not None]
+            if len(fitting) == 1:
+                node.target = fitting[0]
 
 
 def out_overload(target: Any) -> tuple[torch._ops.OpOverload, list[str]] | None:
