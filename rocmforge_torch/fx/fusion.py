@@ -22,6 +22,7 @@ SILUS = (aten.silu.default, torch.nn.functional.silu)
 GELUS = (aten.gelu.default, torch.nn.functional.gelu)
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default)
 GATED = {rocmforge.silu_mul.default: "silu", rocmforge.gelu_mul.default: "gelu"}
+ARGUMENTS = "eager_input_vals"  # Inductor's note of what a node was called with
 
 # What stands for the old nodes, new ones inserted; None where the pattern is not there.
 Rewrite = Callable[[fx.Node, Memory], dict[fx.Node, fx.Node] | None]
@@ -52,7 +53,7 @@ def _apply_one(gm: fx.GraphModule) -> bool:
             if replaced is None:
                 continue
             for old, new in replaced.items():
-                new.meta.update(old.meta)
+                new.meta.update({k: v for k, v in old.meta.items() if k != ARGUMENTS})
                 old.replace_all_uses_with(new)
             for old in reversed(replaced):
                 gm.graph.erase_node(old)

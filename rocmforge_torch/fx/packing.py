@@ -24,11 +24,11 @@ def pack_weights(gm: fx.GraphModule, device_types: tuple[str, ...] = ("cuda",)) 
     by_weight: dict[int, list[Product]] = {}
     for node in gm.graph.nodes:
         product = product_of(node, memory)
-        if product is not None and attribute_of(product.weight).device.type in device_types:
-            by_weight.setdefault(id(attribute_of(product.weight)), []).append(product)
+        if product is not None and product.qweight.device.type in device_types:
+            by_weight.setdefault(id(product.qweight), []).append(product)
     modified = False
     for products in by_weight.values():
-        qweight = attribute_of(products[0].weight)
+        qweight = products[0].qweight
         readers = {user for n in gm.graph.nodes if _yields(n, qweight) for user in n.users}
         if readers != {p.node for p in products}:
             continue

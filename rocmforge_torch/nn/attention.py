@@ -63,7 +63,7 @@ class Attention(nn.Module):
             kv_cache_write_(*cache, k, v, step.slots)
             k, v = cache
         attended = attention(
-            q, k, v, step.seq_lens, None, self.scale, True, self.window, self.softcap
+            q, k, v, step.seq_lens, step.block_table, self.scale, True, self.window, self.softcap
         )
         return self.out(attended.flatten(-2))
 
