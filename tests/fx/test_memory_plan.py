@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from rocmforge_torch.allocator import TensorAllocator, with_allocator
 from rocmforge_torch.fx import MemoryPlan, annotate, optimize, plan_memory
 from rocmforge_torch.fx.arena import arena
+from rocmforge_torch.fx.overloads import out_overload
 from tests.fx.poison import PoisoningInterpreter
 
 K = 1024  # bytes of a [16, 16] float tensor
@@ -122,6 +123,22 @@ def test_bytes_are_aligned_for_every_type() -> None:
     starts = [n.args[3] for n in gm.graph.nodes if n.target is torch.ops.aten.as_strided.default]
     assert starts
     assert torch.equal(PoisoningInterpreter(gm).run(x), function(x))
+
+
+def test_ops_of_the_contract_write_to_the_arena_where_they_can() -> None:
+    ops = torch.ops.rocmforge
+    weight = ops.quantize(torch.randn(32, 32), 2)
+
+    def function(x: Tensor, residual: Tensor) -> Tensor:
+        normed, total = ops.add_rms_norm(x, residual, None, 1e-6)
+        a, b = ops.quant_matmul(normed, weight, 2), ops.quant_matmul(total, weight, 2)
+        return ops.silu_mul(a, b) + ops.gelu_mul(normed, b)
+
+    inputs = torch.randn(3, 32), torch.randn(3, 32)
+    gm = planned(function, *inputs)
+    assert torch.equal(gm(*inputs), function(*inputs))
+    assert torch.equal(PoisoningInterpreter(gm).run(*inputs), function(*inputs))
+    assert not any(out_overload(n.target) for n in gm.graph.nodes if "rocmforge" in str(n.target))
 
 
 def test_the_second_call_takes_no_new_memory() -> None:
