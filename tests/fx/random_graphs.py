@@ -142,7 +142,7 @@ RANDOM: list[Any] = [
 ]
 ATTRIBUTES = ["weight", "state", "same_weight", "k_cache"]
 MODULES = ["linear", "act", "off", "quiet", "drop", "stack", "inner", "writer", "returner"]
-BRANCHES = ["relus", "sines", "writer", "drawer", "returner"]
+BRANCHES = ["relus", "sines", "writer", "drawer"]  # torch.cond refuses to return an operand
 
 
 def _part(graph: fx.Graph, node: fx.Node, index: int) -> fx.Node:
