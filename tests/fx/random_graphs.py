@@ -186,7 +186,7 @@ class _Root(torch.nn.Module):
         self.register_buffer("seq_lens", torch.tensor([6], dtype=torch.int32))
         self.register_buffer("offset", torch.tensor(0))
         self.inner = nested_graph()
-        for name in ("writer", "returner", *BRANCHES):
+        for name in ("returner", *BRANCHES):
             setattr(self, name, _branch(name))
 
 

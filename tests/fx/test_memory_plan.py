@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 
 from rocmforge_torch.allocator import TensorAllocator, with_allocator
 from rocmforge_torch.fx import MemoryPlan, annotate, optimize, plan_memory
@@ -108,6 +109,16 @@ def test_symbolic_shapes_are_not_planned() -> None:
         assert torch.equal(done(x, w), gm(x, w))
     with pytest.raises(ValueError, match="input 1"):
         done(x, torch.rand(16, 8))
+
+
+def test_tensor_subclasses_are_left_alone() -> None:
+    def make() -> TwoTensor:
+        return TwoTensor(torch.ones(16, 16), torch.zeros(16, 16))
+
+    gm = fx.symbolic_trace(lambda x: torch.ops.aten.sin.default(torch.ops.aten.exp.default(x)) + 1)
+    annotate(gm, [make()])
+    assert not plan_memory(gm).modified
+    assert torch.equal(gm(make()).b, torch.zeros(16, 16).exp().sin() + 1)
 
 
 def test_bytes_are_aligned_for_every_type() -> None:
