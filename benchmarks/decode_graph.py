@@ -1,4 +1,4 @@
-"""The decoding step of a model as a torch.fx graph, for timing what works on graphs."""
+"""Steps of a model over its cache as torch.fx graphs, for timing what works on graphs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Buffers:
     v: list[Tensor]
 
 
-class DecodeStep(nn.Module):
-    """One token of every sequence to the scores of the next one; the cache is part of the module.
+class CachedStep(nn.Module):
+    """The next tokens of every sequence to the scores of what follows; the cache is part of it.
 
     Attributes:
         model: the model.
@@ -37,25 +37,30 @@ class DecodeStep(nn.Module):
             self.register_buffer(f"v{i}", v.zero_())
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """ids int64 [B, 1], lengths int64 [B] of what is in the cache -> scores [B, 1, V]."""
+        """ids int64 [B, T], lengths int64 [B] of what is in the cache -> scores [B, V]."""
+        (b, t), device = ids.shape, ids.device
         layers = range(len(self.model.layers))
         k = [self.get_buffer(f"k{i}") for i in layers]
         v = [self.get_buffer(f"v{i}") for i in layers]
-        first = torch.arange(lengths.shape[0], device=ids.device) * self.context
-        step = Step(
-            positions=lengths[:, None],
-            seq_lens=(lengths + 1).to(torch.int32),
-            slots=(first + lengths)[:, None],
-            context=self.context,
-        )
-        return self.model.logits(self.model.hidden(ids, step, Buffers(k, v)))
+        positions = lengths[:, None]
+        if t > 1:
+            positions = positions + torch.arange(t, device=device)
+        first = torch.arange(b, device=device)[:, None] * self.context
+        seq_lens = (lengths + t).to(torch.int32)
+        step = Step(positions, seq_lens, first + positions, self.context)
+        hidden = self.model.hidden(ids, step, Buffers(k, v))
+        return self.model.logits(hidden[:, -1])
 
 
-def decode_graph(
-    model: CausalLM, batch_size: int = 1, context: int = 64
-) -> tuple[fx.GraphModule, list[Tensor]]:
-    """The exported graph of a `DecodeStep`, and inputs for it."""
-    ids = torch.zeros(batch_size, 1, dtype=torch.int64, device=model.device)
-    lengths = torch.full((batch_size,), context // 2, dtype=torch.int64, device=model.device)
-    step = DecodeStep(model, batch_size, context)
-    return torch.export.export(step, (ids, lengths)).module(), [ids, lengths]
+def example_inputs(step: CachedStep, tokens: int = 1) -> list[Tensor]:
+    """T tokens for every sequence, which are half full."""
+    batch_size, device = step.k0.shape[0], step.model.device
+    ids = torch.zeros(batch_size, tokens, dtype=torch.int64, device=device)
+    held = (step.context - tokens) // 2
+    return [ids, torch.full((batch_size,), held, dtype=torch.int64, device=device)]
+
+
+def graph_of(step: CachedStep, tokens: int = 1) -> tuple[fx.GraphModule, list[Tensor]]:
+    """The exported graph of T tokens, and inputs for it."""
+    inputs = example_inputs(step, tokens)
+    return torch.export.export(step, tuple(inputs)).module(), inputs

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rocmforge_torch
-from benchmarks.decode_graph import decode_graph
+from benchmarks.decode_graph import CachedStep, graph_of
 from benchmarks.synthetic import PRESETS, write_model
 from rocmforge_torch.fx import optimize
 
@@ -31,7 +31,7 @@ def measure(preset: str, layers: int, level: int, repeats: int, device: str) -> 
         path = write_model(Path(folder) / "model.gguf", replace(PRESETS[preset], layers=layers))
         model = rocmforge_torch.load_model(path, device, fuse=False, progress=False)
         start = time.perf_counter()
-        gm, inputs = decode_graph(model)
+        gm, inputs = graph_of(CachedStep(model, batch_size=1, context=64))
         traced = time.perf_counter() - start
         runs = []
         for _ in range(repeats):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.passes.infra.pass_base import PassResult
+from torch.utils._pytree import tree_leaves
 
 from rocmforge_torch.fx.arena import arena, check_inputs, expectation
 from rocmforge_torch.fx.lifetimes import (
@@ -122,6 +124,8 @@ def _buffers_of(node: fx.Node, memory: Memory, order: dict[fx.Node, int]) -> lis
         return []
     if not behaviour.is_functional or not (_is_copy(node) or out_overload(node.target)):
         return None
+    if not all(map(_is_plain, node.all_input_nodes)):
+        return None
     tensors = [v for v in values if isinstance(v, Tensor) and _is_static(v)]
     if len(tensors) < len(values):
         return None
@@ -187,6 +191,12 @@ def _is_static(value: Tensor) -> bool:
         and value.device.type in ("cpu", "cuda")
         and not (value.is_conj() or value.is_neg())
     )
+
+
+def _is_plain(node: fx.Node) -> bool:
+    """Not a tensor subclass, which may not know out=."""
+    tensors = [v for v in tree_leaves(node.meta.get("val")) if isinstance(v, Tensor)]
+    return all(type(v) is FakeTensor for v in tensors)
 
 
 def _is_copy(node: fx.Node) -> bool:

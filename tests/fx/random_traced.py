@@ -121,9 +121,8 @@ def traced_cases(draw: st.DrawFn, length: int = 10, symbolic: bool | None = None
         with torch.no_grad():
             mode = "symbolic" if symbolic else "real"
             gm = make_fx(function, tracing_mode=mode, _allow_non_fake_inputs=True)(*fresh)
-            if rows != 4:
-                gm(*[torch.rand(rows, 32) for _ in range(count)])
-    except Exception:  # what the tracer refuses, and what does not work for six rows
+            gm(*[torch.rand(rows, 32) for _ in range(count)])
+    except Exception:  # what the tracer refuses or gets wrong, and what does not work for six rows
         assume(False)
 
     def make_inputs() -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_decoders import decoder, ids
+from tiny_decoders import ARCHITECTURES, decoder, ids
 from tiny_models import CONTEXT, TINY
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -24,6 +24,7 @@ from rocmforge_torch.nn import Step
 ops = torch.ops.rocmforge
 Q4_0, Q8_0 = 2, 8
 STRICT = pytest.mark.parametrize("strict", [False, True])
+MODELS = [(name, False) for name in TINY] + [(name, True) for name in ARCHITECTURES.values()]
 
 
 def saved_and_loaded(program: ExportedProgram) -> ExportedProgram:
@@ -34,8 +35,7 @@ def saved_and_loaded(program: ExportedProgram) -> ExportedProgram:
 
 
 @torch.no_grad()
-@STRICT
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(("name", "strict"), MODELS)
 def test_models(name: str, strict: bool) -> None:
     model = decoder(name)
     # Beyond its original context longrope has other frequencies, which is another program.

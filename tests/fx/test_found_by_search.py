@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rocmforge_torch.fx import annotate, cancel_views, optimize
+from rocmforge_torch.fx import annotate, cancel_views, eliminate_dead_code, optimize
 from rocmforge_torch.fx.behaviour import behaviour_of
 from tests.fx.outcomes import Case, assert_same, run
 
@@ -54,6 +54,19 @@ def test_nothing_visible_changes(function: Callable[[Tensor], Any], mode: str, l
         case.symbolic = [n.meta["val"] for n in gm.graph.nodes if n.op == "placeholder"]
     done = optimize(gm, case.examples(), level, disable=["fuse"])
     assert_same(run(case, gm), run(case, done))
+
+
+def test_what_only_dead_nodes_kept_alive_goes_at_once() -> None:
+    def function(x: Tensor) -> Tensor:
+        total = x + 1.0
+        torch.where(x > 0, x, total.float())  # might return x or total, for all that is known
+        torch.relu_(total)
+        return x
+
+    gm = fx.symbolic_trace(function)
+    eliminate_dead_code(gm)
+    assert [n.op for n in gm.graph.nodes] == ["placeholder", "output"]
+    assert not eliminate_dead_code(gm).modified
 
 
 def test_annotate_changes_no_fake_example() -> None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 
 from rocmforge_torch.allocator import TensorAllocator, with_allocator
 from rocmforge_torch.fx import MemoryPlan, annotate, optimize, plan_memory
 from rocmforge_torch.fx.arena import arena
+from rocmforge_torch.fx.overloads import out_overload
 from tests.fx.poison import PoisoningInterpreter
 
 K = 1024  # bytes of a [16, 16] float tensor
@@ -109,6 +111,16 @@ def test_symbolic_shapes_are_not_planned() -> None:
         done(x, torch.rand(16, 8))
 
 
+def test_tensor_subclasses_are_left_alone() -> None:
+    def make() -> TwoTensor:
+        return TwoTensor(torch.ones(16, 16), torch.zeros(16, 16))
+
+    gm = fx.symbolic_trace(lambda x: torch.ops.aten.sin.default(torch.ops.aten.exp.default(x)) + 1)
+    annotate(gm, [make()])
+    assert not plan_memory(gm).modified
+    assert torch.equal(gm(make()).b, torch.zeros(16, 16).exp().sin() + 1)
+
+
 def test_bytes_are_aligned_for_every_type() -> None:
     def function(x: Tensor) -> Tensor:
         flags = x > 0
@@ -122,6 +134,22 @@ def test_bytes_are_aligned_for_every_type() -> None:
     starts = [n.args[3] for n in gm.graph.nodes if n.target is torch.ops.aten.as_strided.default]
     assert starts
     assert torch.equal(PoisoningInterpreter(gm).run(x), function(x))
+
+
+def test_ops_of_the_contract_write_to_the_arena_where_they_can() -> None:
+    ops = torch.ops.rocmforge
+    weight = ops.quantize(torch.randn(32, 32), 2)
+
+    def function(x: Tensor, residual: Tensor) -> Tensor:
+        normed, total = ops.add_rms_norm(x, residual, None, 1e-6)
+        a, b = ops.quant_matmul(normed, weight, 2), ops.quant_matmul(total, weight, 2)
+        return ops.silu_mul(a, b) + ops.gelu_mul(normed, b)
+
+    inputs = torch.randn(3, 32), torch.randn(3, 32)
+    gm = planned(function, *inputs)
+    assert torch.equal(gm(*inputs), function(*inputs))
+    assert torch.equal(PoisoningInterpreter(gm).run(*inputs), function(*inputs))
+    assert not any(out_overload(n.target) for n in gm.graph.nodes if "rocmforge" in str(n.target))
 
 
 def test_the_second_call_takes_no_new_memory() -> None:

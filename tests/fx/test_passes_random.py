@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import fx
@@ -79,17 +78,15 @@ def check_levels(case: Case, level: int, disable: set[str]) -> None:
     assert_same(want, run(case, gm), close_tensor if "fuse" not in disable else same_tensor)
 
 
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-@examples(300)
-@given(case=KINDS["built"])
-def test_built(name: str, case: Case) -> None:
+@examples(1600)
+@given(case=KINDS["built"], name=st.sampled_from([*ONE_BY_ONE]))
+def test_built(case: Case, name: str) -> None:
     check_pass(name, case)
 
 
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-@examples(60)
-@given(case=KINDS["traced"])
-def test_traced(name: str, case: Case) -> None:
+@examples(360)
+@given(case=KINDS["traced"], name=st.sampled_from([*ONE_BY_ONE]))
+def test_traced(case: Case, name: str) -> None:
     check_pass(name, case)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 import rocmforge_torch
-from benchmarks.decode_graph import DecodeStep
+from benchmarks.decode_graph import CachedStep
 from benchmarks.synthetic import PRESETS, write_model
 from rocmforge_torch.fx import optimize
 from tests.fx.in_double import run_in_double
@@ -151,7 +151,7 @@ def test_our_decoding_step(preset: str, tracer: Tracer, tmp_path: Path) -> None:
     """A model of ours with its cache: of seven products a layer three are left, and a gated one."""
     path = write_model(tmp_path / "model.gguf", replace(PRESETS[preset], layers=2))
     model = rocmforge_torch.load_model(path, fuse=False)
-    step = DecodeStep(model, batch_size=2, context=8)
+    step = CachedStep(model, batch_size=2, context=8)
     inputs = [torch.tensor([[7], [11]]), torch.tensor([0, 5])]
     for traced in tracer(step, inputs):
         gm = check(traced, lambda want: 16 * EPS * rms(want.outputs))
