@@ -183,7 +183,7 @@ def add_rms_norm(
     """(rms_norm(x + residual), x + residual); all [..., C].
 
     With x_weight [C], of weight's dtype, x is first replaced by rms_norm(x, x_weight, eps), in
-    x's dtype: the norm that Gemma puts behind a block. The bits are those of the two ops.
+    x's dtype: the norm that Gemma puts behind a block. The bits are those of the ops apart.
     """
     op = "add_rms_norm"
     _check_norm(op, x, weight)
