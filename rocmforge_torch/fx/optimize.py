@@ -14,6 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
 from rocmforge_torch.fx.fusion import fuse
+from rocmforge_torch.fx.nested import graph_modules
 from rocmforge_torch.fx.packing import pack_weights
 from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.report import PassReport, Report
@@ -90,11 +91,6 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
         ):
             memo[id(module)] = module
     return copy.deepcopy(gm, memo)
-
-
-def graph_modules(gm: fx.GraphModule) -> list[fx.GraphModule]:
-    """`gm` and the GraphModules inside it."""
-    return [m for m in gm.modules() if isinstance(m, fx.GraphModule)]
 
 
 def count_nodes(gm: fx.GraphModule) -> int:

@@ -15,6 +15,7 @@ from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
+from rocmforge_torch.fx.nested import run_nested
 from rocmforge_torch.fx.overloads import resolve_overloads
 
 getitem = operator.getitem
@@ -51,8 +52,13 @@ def merge_products(gm: fx.GraphModule) -> PassResult:
     of execution, and their products are views of one.
 
     The rows of a product do not depend on each other, so that values stay the same to the bit. A
-    view of a wider row has other strides: a product that leaves the graph stays on its own.
+    view of a wider row has other strides: a product that leaves its graph stays on its own. Nested
+    graphs are treated one by one.
     """
+    return run_nested(gm, _merge_in)
+
+
+def _merge_in(gm: fx.GraphModule) -> bool:
     resolve_overloads(gm)
     memory = Memory(gm.graph)
     versions = Versions(memory)
@@ -71,10 +77,7 @@ def merge_products(gm: fx.GraphModule) -> PassResult:
     merged = [products for products in groups.values() if len(products) > 1]
     for products in merged:
         _merge(gm, products)
-    if merged:
-        gm.graph.lint()
-        gm.recompile()
-    return PassResult(gm, bool(merged))
+    return bool(merged)
 
 
 def _merge(gm: fx.GraphModule, products: list[Product]) -> None:
