@@ -103,7 +103,10 @@ class GGUFTensor(Tensor):
         return GGUFTensor(inner["qweight"], *context)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return GGUFTensor, (self.qweight, self.qtype, self.dtype, self.qlayout)
+        parts = (self.qweight, self.qtype, self.dtype, self.qlayout)
+        if isinstance(self, torch.nn.Parameter):
+            return torch.nn.Parameter, (GGUFTensor(*parts), False)
+        return GGUFTensor, parts
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return (

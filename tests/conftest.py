@@ -10,10 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import rocmforge_torch
 
 DATA = Path(__file__).parent / "data"
+
+# The suite draws the same examples in every run. `--hypothesis-profile=search` draws others, and
+# many more of them (tests/fx multiply their own numbers, see examples()).
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile(
+    "search",
+    derandomize=False,
+    deadline=None,
+    max_examples=5_000,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ LAYERS = [
     {"cli", "serve", "__main__"},
     {"generate"},
     {"models"},
-    {"fx", "allocator"},
+    {"fx", "graphs", "allocator"},
     {"nn"},
     {"tensor", "gguf"},
     {"ops"},

@@ -16,25 +16,29 @@ namespace rocmforge::gpu {
 template <class T, int kRows>
 struct LdsActivations {
   static constexpr int kUnits = T::kGroups / T::kSpan;  // of a step: what has a scale of its own
-  static constexpr bool kSums = T::kOffset != 0 || T::kMins;
-  // The scale; then the sum of what the codes stand for, times -kOffset if the type has one.
-  using Factor = std::conditional_t<kSums, float2, float>;
+  // The scale; with an offset, the sum of what the codes stand for times -kOffset; with minima, the
+  // sum of x itself.
+  using Factor = std::conditional_t<T::kOffset != 0 || T::kMins, float2, float>;
 
   uint4* codes;     // [kRows, slots]: 16 signed bytes
   Factor* factors;  // [kRows, slots / kSpan]
+  // With minima: the sum of x less that of what the codes stand for, times kCentre. See add_step.
+  float* residuals;  // [kRows, slots / kSpan]
   int slots;
 
   static constexpr int slots_for(int cols) {
     return (cols / (16 * T::kGroups) + 31) / 32 * 32 * T::kGroups;
   }
   static constexpr int bytes_for(int cols) {
-    return kRows * slots_for(cols) * (16 + static_cast<int>(sizeof(Factor)) / T::kSpan);
+    constexpr auto kFactorBytes = static_cast<int>(sizeof(Factor)) + (T::kMins ? 4 : 0);
+    return kRows * slots_for(cols) * (16 + kFactorBytes / T::kSpan);
   }
 
   // `lds` has bytes_for(cols) bytes, 16-byte aligned.
   __device__ __forceinline__ LdsActivations(uint8_t* lds, int cols)
       : codes(reinterpret_cast<uint4*>(lds)),
         factors(reinterpret_cast<Factor*>(lds + kRows * slots_for(cols) * 16)),
+        residuals(reinterpret_cast<float*>(factors + kRows * slots_for(cols) / T::kSpan)),
         slots(slots_for(cols)) {}
 
   // Where number g of kPer things of step s stands.
@@ -47,6 +51,9 @@ struct LdsActivations {
   }
   __device__ __forceinline__ Factor factor_at(int row, int s, int unit) const {
     return factors[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
+  }
+  __device__ __forceinline__ float residual_at(int row, int s, int unit) const {
+    return residuals[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
   }
 
   // By all threads of a block, who then have to meet. x [kRows, cols] is contiguous.
@@ -120,21 +127,36 @@ struct LdsActivations {
     const float most = __uint_as_float(largest), scale = most / 127.0f;
     // Blocks so small that the quotient overflows are rounded to zeros.
     const float inverse = most > 1e-36f ? 127.0f / most : 0.0f;
-    // 1.5 * 2^23 leaves the integer in the low bits.
+    constexpr float kBias = 12582912.0f;  // 1.5 * 2^23 leaves the integer in the low bits
     uint32_t bits[kThreadCodes], packed[kThreadCodes / 4];
 #pragma unroll
     for (int i = 0; i < kThreadCodes; ++i) {
-      bits[i] = __float_as_uint(fmaf(values[i], inverse, 12582912.0f));
+      bits[i] = __float_as_uint(fmaf(values[i], inverse, kBias));
     }
-    int sum = 0;
 #pragma unroll
     for (int i = 0; i < kThreadCodes / 4; ++i) {
       packed[i] = pack_low_bytes(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]);
-      sum = dot4(static_cast<int>(packed[i]), 0x01010101, sum);
+    }
+    int sum = 0;                    // of codes
+    float total = 0, residual = 0;  // of x; of x less what the codes stand for
+    if constexpr (T::kOffset != 0) {
+#pragma unroll
+      for (const uint32_t word : packed) sum = dot4(static_cast<int>(word), 0x01010101, sum);
+    }
+    if constexpr (T::kMins) {
+#pragma unroll
+      for (int i = 0; i < kThreadCodes; ++i) {
+        total += values[i];
+        residual += fmaf(kBias - __uint_as_float(bits[i]), scale, values[i]);
+      }
     }
 #pragma unroll
     for (int mask = 16 * T::kSpan / kThreadCodes / 2; mask > 0; mask /= 2) {
-      sum += wave_shuffle_xor(sum, mask);
+      if constexpr (T::kOffset != 0) sum += wave_shuffle_xor(sum, mask);
+      if constexpr (T::kMins) {
+        total += wave_shuffle_xor(total, mask);
+        residual += wave_shuffle_xor(residual, mask);
+      }
     }
     if (!inside) return;
     // Groups that are neighbours in a row of weights belong to kStride steps by turns.
@@ -144,12 +166,14 @@ struct LdsActivations {
     auto* halves = reinterpret_cast<uint2*>(codes + row * slots + slot<T::kGroups>(s, group));
     halves[col % 16 / kThreadCodes] = {packed[0], packed[1]};
     if (col % (16 * T::kSpan) != 0) return;
-    Factor& factor = factors[row * (slots / T::kSpan) + slot<kUnits>(s, group / T::kSpan)];
-    if constexpr (kSums) {
-      constexpr float kTimes = T::kOffset == 0 ? 1.0f : -static_cast<float>(T::kOffset);
-      factor = {scale, kTimes * (scale * static_cast<float>(sum))};
+    const int at = row * (slots / T::kSpan) + slot<kUnits>(s, group / T::kSpan);
+    if constexpr (T::kMins) {
+      factors[at] = {scale, total};
+      residuals[at] = T::kCentre * residual;
+    } else if constexpr (T::kOffset != 0) {
+      factors[at] = {scale, -static_cast<float>(T::kOffset) * (scale * static_cast<float>(sum))};
     } else {
-      factor = scale;
+      factors[at] = scale;
     }
   }
 };

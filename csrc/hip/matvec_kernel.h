@@ -56,6 +56,11 @@ struct MatvecArgs {
 };
 
 // sums[m * kPair + r] += x[m] . the weights of one step of row r.
+//
+// A weight with a minimum is scale * (code - centre) + (min + scale * centre). The second part is
+// large and the same for a whole unit: it is multiplied by the sum of x as it is, not as it was
+// rounded, so that rounding only meets the first, which goes up and down. Expanded:
+//   scale * (dot + centre * (sum of x - sum of rounded x)) + min * sum of x.
 template <class T, int M>
 __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], int s,
                                          const LdsActivations<T, M>& x, const LdsTables<T>& tables,
@@ -92,7 +97,7 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
         const float dot = dot_value(dots[r]);
         float& sum = sums[m * kPair + r];
         if constexpr (T::kMins) {
-          sum += group.scale * (factor.x * dot);
+          sum += group.scale * (factor.x * dot + x.residual_at(m, s, unit));
           sum += group.min * factor.y;
         } else if constexpr (T::kOffset != 0) {
           sum += group.scale * (factor.x * dot + factor.y);

@@ -7,6 +7,7 @@ held it last.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 # What lives until its deleter runs, by the number in `context`.
 _living: dict[int, tuple[_Managed, Any, Callable[[], None]]] = {}
-_next = 1
+_numbers = itertools.count(1)  # next() is atomic: tensors are made and die on any thread
 
 
 @_DELETER
@@ -66,15 +67,14 @@ def bytes_at(
     address: int, nbytes: int, device: torch.device, on_free: Callable[[], None]
 ) -> torch.Tensor:
     """uint8 [nbytes] at `address`; `on_free()` runs once when the last tensor over it is gone."""
-    global _next
+    number = next(_numbers)
     shape = (ctypes.c_int64 * 1)(nbytes)
     kind = _CPU if device.type == "cpu" else _ROCM if torch.version.hip else _CUDA
     managed = _Managed(
         _Tensor(address, _Device(kind, device.index or 0), 1, _DataType(_UINT8, 8, 1), shape),
-        _next,
+        number,
         _delete,
     )
-    _living[_next] = managed, shape, on_free
-    _next += 1
+    _living[number] = managed, shape, on_free
     capsule = _new_capsule(ctypes.addressof(managed), b"dltensor", None)
     return torch.utils.dlpack.from_dlpack(capsule)

@@ -63,11 +63,6 @@ class GranulePool:
     def free(self) -> list[Block]:
         return [block for _, block in self._by_size]
 
-    def drop_slab(self, slab: int) -> None:
-        """Forgets the free block that is the whole of a slab."""
-        (block,) = [b for b in self.free if b.slab == slab]
-        self._remove(block)
-
     def _insert(self, block: Block) -> None:
         bisect.insort(self._by_size, (block.size, block))
         self._by_start[block.slab, block.offset] = block

@@ -14,6 +14,7 @@ from .options import CacheType, Debug, Demo, Json, ModelArgument, ModelOption, m
 from .output import console, count, print_json, progress_bar, size, table
 
 if TYPE_CHECKING:
+    from ..graphs import GraphedDecode
     from ..models import CausalLM
 
 PromptTokens = Annotated[
@@ -68,13 +69,14 @@ def bench(
     lm = session.load(path, device, dtype, threads, exact)
     tests = [(kind, n) for kind, n in (("prompt", n_prompt), ("generate", n_gen)) if n > 0]
     results = []
+    decode = _captured(lm, n_gen, cache_dtype)
     with progress_bar("measuring", 1 + len(tests) * (repetitions + 1)) as bar:
         bandwidth = read_bandwidth(lm.device)
         bar.update(1)
         for kind, n in tests:
             rates = []
             for repetition in range(repetitions + 1):
-                rate = n / _seconds(lm, kind, n, cache_dtype)
+                rate = n / _seconds(lm, kind, n, cache_dtype, decode)
                 if repetition:  # the first warms up
                     rates.append(rate)
                 bar.update(1)
@@ -98,7 +100,18 @@ def bench(
         _show(report)
 
 
-def _seconds(lm: CausalLM, kind: str, n: int, cache_dtype: Any) -> float:
+def _captured(lm: CausalLM, n: int, cache_dtype: Any) -> GraphedDecode | None:
+    """What generates n tokens on a GPU, so that they are captured once, in the warm-up."""
+    from ..graphs import GraphedDecode
+
+    if n == 0 or lm.device.type != "cuda":
+        return None
+    return GraphedDecode(lm, 1, n + 1, cache_dtype=cache_dtype)
+
+
+def _seconds(
+    lm: CausalLM, kind: str, n: int, cache_dtype: Any, decode: GraphedDecode | None
+) -> float:
     """Time of n prompt tokens in one go, or of n tokens generated one by one."""
     from ..generate import SamplingParams, generate_tokens
 
@@ -106,7 +119,11 @@ def _seconds(lm: CausalLM, kind: str, n: int, cache_dtype: Any) -> float:
     prompt = [(STRIDE * i + 100) % lm.vocab_size for i in range(length)]
     params = SamplingParams(temperature=0.0, max_tokens=new, ignore_eos=True)
     start = time.perf_counter()
-    steps = generate_tokens(lm, [prompt], params, ctx_size=length + new, cache_dtype=cache_dtype)
+    graphed = decode if kind == "generate" and decode is not None else False
+    context = length + new
+    steps = generate_tokens(
+        lm, [prompt], params, ctx_size=context, cache_dtype=cache_dtype, graphed=graphed
+    )
     next(steps)
     if kind == "generate":
         start = time.perf_counter()  # the first token belongs to the prompt

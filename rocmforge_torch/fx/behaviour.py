@@ -30,17 +30,17 @@ class Behaviour:
     is_view: bool = False  # its result certainly shares their memory and reads no element
     is_random: bool = False  # it draws from a random stream
     is_effectful: bool = False  # anything else that must happen, in order
+    is_opaque: bool = False  # that may change tensors that it was not given
 
     @property
     def is_functional(self) -> bool:
         return not (self.writes or self.reshapes or self.is_random or self.is_effectful)
 
 
-
 def _unknown(node: fx.Node) -> Behaviour:
     """All that a node may do that nothing is known about: write to its inputs, return one."""
     inputs = tensors_of(node)
-    return Behaviour(writes=inputs, aliases=inputs, is_effectful=True)
+    return Behaviour(writes=inputs, aliases=inputs, is_effectful=True, is_opaque=True)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -98,11 +98,33 @@ INPLACE_MODULES: tuple[type[torch.nn.Module], ...] = (
     torch.nn.LeakyReLU,
     torch.nn.ELU,
 )
+# Return their input unless they are in training with p > 0.
+DROPOUT_MODULES: tuple[type[torch.nn.Module], ...] = (
+    torch.nn.Dropout,
+    torch.nn.Dropout1d,
+    torch.nn.Dropout2d,
+    torch.nn.Dropout3d,
+    torch.nn.AlphaDropout,
+    torch.nn.FeatureAlphaDropout,
+)
 # Ops made of other ops that always return new memory.
 FRESH_COMPOSITES = _words(
     "linear matmul layer_norm rms_norm group_norm softmax log_softmax conv1d conv2d conv3d "
     "cross_entropy_loss std var outer inner tile one_hot square"
 )
+# A mutating op that returns new versions of what it would have written to.
+FUNCTIONALIZED = _words("auto_functionalized auto_functionalized_v2")
+# Ops that change running_mean and running_var though their schemas do not say so, unless the named
+# argument is false.
+UPDATES_STATISTICS = dict.fromkeys(
+    _words(
+        "batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_impl_index "
+        "batch_norm_update_stats batch_norm_gather_stats batch_norm_gather_stats_with_counts"
+    ),
+    "training",
+) | {"instance_norm": "use_input_stats"}
+# Ops that return views of their first argument though their schemas do not say so.
+UNDECLARED_VIEWS = _words("_unsafe_view unsafe_split unsafe_split_with_sizes lift")
 # Control flow: as functional as the graphs it chooses from.
 CONTROL_FLOW = _words("cond map_impl while_loop scan invoke_subgraph")
 
@@ -144,6 +166,10 @@ def _of_module(node: fx.Node, module: torch.nn.Module) -> Behaviour:
     if type(module) in INPLACE_MODULES and not _has_hooks(module):
         writes = inputs if getattr(module, "inplace", False) else frozenset()
         return Behaviour(writes=writes, aliases=inputs)
+    if type(module) in DROPOUT_MODULES and not _has_hooks(module):
+        draws = module.training and getattr(module, "p", 1) > 0
+        writes = inputs if draws and getattr(module, "inplace", False) else frozenset()
+        return Behaviour(writes=writes, aliases=inputs, is_random=draws)
     if isinstance(module, torch.nn.Sequential) and type(module) is torch.nn.Sequential:
         parts = [_of_module(node, part) for part in module]
         if all(part.is_functional for part in parts) and not _has_hooks(module):
@@ -180,7 +206,7 @@ def _of_function(node: fx.Node) -> Behaviour:
         found = _of_schemas(node, _overloads(target))
         return found if found is not None else _unknown(node)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return _of_control_flow(node, target)
+        return _of_higher_order(node, target)
     if target in SUBSCRIPTS:
         return Behaviour(aliases=tensors_of(node))
     if target in INPLACE_OPERATORS or target is operator.setitem:
@@ -233,7 +259,9 @@ def _of_nn_functional(node: fx.Node) -> Behaviour:
     )
 
 
-def _of_control_flow(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
+def _of_higher_order(node: fx.Node, target: torch._ops.HigherOrderOperator) -> Behaviour:
+    if target.name() in FUNCTIONALIZED:
+        return Behaviour()
     if target.name() not in CONTROL_FLOW:
         return _unknown(node)
     graphs = []
@@ -301,6 +329,7 @@ def _of_schemas(node: fx.Node, ops: list[torch._ops.OpOverload]) -> Behaviour | 
         is_view=all(p.is_view for p in parts),
         is_random=any(p.is_random for p in parts),
         is_effectful=any(p.is_effectful for p in parts),
+        is_opaque=any(p.is_opaque for p in parts),
     )
 
 
@@ -316,18 +345,26 @@ def _of_overload(node: fx.Node, op: torch._ops.OpOverload, bound: dict[str, Any]
         shared |= nodes
         if info.is_write:
             writes |= nodes
+    flag = UPDATES_STATISTICS.get(schema.name.removeprefix("aten::"))
+    if flag is not None and bound.get(flag) is not False:
+        writes |= set(_nodes_in([bound.get("running_mean"), bound.get("running_var")]))
     returns_alias = any(r.alias_info is not None for r in schema.returns)
+    if schema.name.removeprefix("aten::") in UNDECLARED_VIEWS:
+        returns_alias, shared = True, shared | set(_nodes_in(bound["self"]))
     undeclared = torch.Tag.maybe_aliasing_or_mutating in op.tags or (
         not returns_alias and _is_composite(op)
     )
-    reshapes = writes if op._schema.name.rpartition("::")[2] in RESHAPING_METHODS else set()
+    reshapes = set(writes) if schema.name.rpartition("::")[2] in RESHAPING_METHODS else set()
+    # out= of another shape is resized.
+    reshapes |= {n for a in schema.arguments if a.is_out for n in _nodes_in(bound.get(a.name))}
     return Behaviour(
         writes=frozenset(writes),
         reshapes=frozenset(reshapes),
         aliases=tensors_of(node) if undeclared else frozenset(shared if returns_alias else ()),
         is_view=returns_alias and not writes and not _is_composite(op),
         is_random=torch.Tag.nondeterministic_seeded in op.tags,
-        is_effectful=_is_effectful(op),
+        is_effectful=_has_effect(op) or (not schema.returns and not schema.is_mutable),
+        is_opaque=_has_effect(op),
     )
 
 
@@ -338,14 +375,11 @@ def _is_composite(op: torch._ops.OpOverload) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(op.name(), "CompositeImplicitAutograd")
 
 
-def _is_effectful(op: torch._ops.OpOverload) -> bool:
+def _has_effect(op: torch._ops.OpOverload) -> bool:
+    """Whether it is registered as effectful. (Asserts and prints are not: they return nothing.)"""
     from torch._higher_order_ops.effects import _get_effect
 
-    if _get_effect(op) is not None:
-        return True
-    # Asserts, range constraints and prints return nothing and write nothing.
-    schema = op._schema
-    return not schema.returns and not schema.is_mutable
+    return _get_effect(op) is not None
 
 
 def _nodes_in(value: Any) -> Iterator[fx.Node]:

@@ -75,8 +75,9 @@ def _attribute_key(node: fx.Node, memory: Memory) -> Hashable:
     lifted = type(value) is torch.Tensor and value.layout == torch.strided
     group = memory.group(node)
     if lifted and group not in memory.written and group not in memory.escaping:
-        name = str(node.target)
-        owner = node.graph.owning_module
+        path, _, name = str(node.target).rpartition(".")
+        root = node.graph.owning_module
+        owner = root.get_submodule(path) if root is not None else None
         if owner is not None and name not in owner._buffers and value.numel() <= 1024:
             content = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
             about = (value.dtype, value.device, tuple(value.shape), value.stride())

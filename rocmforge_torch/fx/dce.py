@@ -20,11 +20,16 @@ def eliminate_dead_code(gm: fx.GraphModule) -> PassResult:
 
 
 def _remove_nodes(gm: fx.GraphModule) -> bool:
-    live = _live_nodes(gm.graph)
-    dead = [node for node in reversed(gm.graph.nodes) if node not in live]
-    for node in dead:
-        gm.graph.erase_node(node)
-    return bool(dead)
+    modified = False
+    while True:
+        live = _live_nodes(gm.graph)
+        dead = [node for node in reversed(gm.graph.nodes) if node not in live]
+        if not dead:
+            return modified
+        for node in dead:
+            gm.graph.erase_node(node)
+        # A dead node may have been all that made two others seem to share memory.
+        modified = True
 
 
 def _live_nodes(graph: fx.Graph) -> set[fx.Node]:

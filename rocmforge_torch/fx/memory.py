@@ -26,7 +26,9 @@ class Memory:
             if node.op == "get_attr":
                 self._join(node, attributes.setdefault(_storage_key(node), node))
         self.written = {self.group(n) for b in self.behaviours.values() for n in b.writes}
-        self.reshaped = {n for b in self.behaviours.values() for n in b.reshapes}
+        # An in-place op returns its very input: what may be the same tensor changes shape with it.
+        reshaped = {self.group(n) for b in self.behaviours.values() for n in b.reshapes}
+        self.reshaped = {n for n in graph.nodes if self.group(n) in reshaped}
         self.escaping = {self.group(n) for n in _outputs(graph)}
         outside = [n for n in graph.nodes if n.op in ("placeholder", "get_attr")]
         self.outside = {self.group(n) for n in outside}
@@ -71,7 +73,7 @@ class Versions:
     def step(self, node: fx.Node) -> None:
         """Takes note of what `node` writes."""
         behaviour = self._memory.behaviours[node]
-        if behaviour.is_effectful:
+        if behaviour.is_opaque:
             self._barriers += 1
         for written in behaviour.writes | behaviour.reshapes:
             group = self._memory.group(written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
 from rocmforge_torch.fx.fusion import fuse
+from rocmforge_torch.fx.memory_plan import plan_memory
 from rocmforge_torch.fx.nested import graph_modules
 from rocmforge_torch.fx.packing import pack_weights
 from rocmforge_torch.fx.products import merge_products
@@ -31,6 +33,7 @@ PASSES: dict[str, tuple[Pass, int, bool]] = {
     "fuse": (fuse, 3, True),
     "pack": (pack_weights, 2, False),
     "dce": (eliminate_dead_code, 1, False),
+    "plan": (plan_memory, 4, True),
 }
 
 
@@ -47,7 +50,8 @@ def optimize(
         example_inputs: tensors (real or fake) like those it will be called with. Passes that need
             to know shapes are left out without them.
         level: 0 nothing; 1 CSE and DCE; 2 also views, merged and packed products; 3 also fusion,
-            the only pass after which values may differ in the last bit.
+            the only pass after which values may differ in the last bit; 4 also the memory plan,
+            after which inputs must be like the examples.
         disable: names of passes to leave out, of fx.PASSES.
 
     Returns:
@@ -56,28 +60,48 @@ def optimize(
     Raises:
         ValueError: `disable` names no pass.
     """
+    check_passes(disable, "fx.optimize")
+    gm = _copy(gm)
+    describe = None if example_inputs is None else partial(annotate, example_inputs=example_inputs)
+    run_passes(gm, level, disable, describe)
+    return gm
+
+
+def check_passes(disable: Collection[str], who: str) -> None:
+    """Raises ValueError: `disable` names no pass."""
     unknown = set(disable) - PASSES.keys()
     if unknown:
-        raise ValueError(f"fx.optimize: no pass is called {sorted(unknown)}; there are {[*PASSES]}")
-    gm = _copy(gm)
+        raise ValueError(f"{who}: no pass is called {sorted(unknown)}; there are {[*PASSES]}")
+
+
+def run_passes(
+    gm: fx.GraphModule,
+    level: int,
+    disable: Collection[str],
+    describe: Callable[[fx.GraphModule], object] | None,
+) -> None:
+    """`optimize` in place; `describe` makes sure that every node has its `meta["val"]`."""
     report = Report()
     for name, (run, from_level, needs_shapes) in PASSES.items():
-        if level < from_level or name in disable or (needs_shapes and example_inputs is None):
+        if level < from_level or name in disable or (needs_shapes and describe is None):
             continue
         start = time.perf_counter()
         before = count_nodes(gm), attribute_bytes(gm)
-        if needs_shapes and example_inputs is not None:
-            annotate(gm, example_inputs)
+        if needs_shapes and describe is not None:
+            describe(gm)
         run(gm)
         saved = before[1] - attribute_bytes(gm)
         seconds = time.perf_counter() - start
         report.passes.append(PassReport(name, before[0], count_nodes(gm), saved, seconds))
+    report.plan = gm.meta.get("memory_plan")
     gm.meta["report"] = report
-    return gm
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """New graphs over the same tensors."""
+    """New graphs over the same tensors and the same called modules.
+
+    Modules that only hold others are copied: a pass may take something out of them.
+    """
     memo: dict[int, Any] = {}
     for module in gm.modules():
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
@@ -86,10 +110,12 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor):
                 memo[id(value)] = value
-        if not isinstance(module, fx.GraphModule) and not any(
-            isinstance(m, fx.GraphModule) for m in module.modules()
-        ):
-            memo[id(module)] = module
+    for graph_module in graph_modules(gm):
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module":
+                called = graph_module.get_submodule(str(node.target))
+                if not any(isinstance(m, fx.GraphModule) for m in called.modules()):
+                    memo[id(called)] = called
     return copy.deepcopy(gm, memo)
 
 

@@ -18,29 +18,32 @@ def pack_weights(gm: fx.GraphModule, device_types: tuple[str, ...] = ("cuda",)) 
     """Gives quant_matmul its weights in the packed layout, on the devices where that is faster.
 
     A weight that anything else reads, in any graph, stays as the file has it, so that there is
-    never a second copy.
+    never a second copy. Nested graphs are treated too.
     """
-    for module in graph_modules(gm):
+    everywhere = graph_modules(gm)
+    for module in everywhere:
         resolve_overloads(module)
+    nodes = [node for module in everywhere for node in module.graph.nodes]
     packed: dict[int, Tensor] = {}
-    for key, products in _products(gm, device_types).items():
-        qweight = attribute_of(products[0].weight)
-        nodes = [n for module in graph_modules(gm) for n in module.graph.nodes]
+    for key, products in _products(everywhere, device_types).items():
+        qweight = products[0].qweight
         readers = {user for n in nodes if _yields(n, qweight) for user in n.users}
         if readers == {p.node for p in products}:
             packed[key] = torch.ops.rocmforge.pack_weight(qweight, products[0].qtype)
     return run_nested(gm, lambda module: _pack_in(module, packed))
 
 
-def _products(gm: fx.GraphModule, device_types: tuple[str, ...]) -> dict[int, list[Product]]:
-    """The products on these devices, in all graphs, by the identity of their weight."""
+def _products(
+    everywhere: list[fx.GraphModule], device_types: tuple[str, ...]
+) -> dict[int, list[Product]]:
+    """The products on these devices by the identity of their weight."""
     found: dict[int, list[Product]] = {}
-    for module in graph_modules(gm):
-        memory = Memory(module.graph)
-        for node in module.graph.nodes:
+    for gm in everywhere:
+        memory = Memory(gm.graph)
+        for node in gm.graph.nodes:
             product = product_of(node, memory)
-            if product is not None and attribute_of(product.weight).device.type in device_types:
-                found.setdefault(id(attribute_of(product.weight)), []).append(product)
+            if product is not None and product.qweight.device.type in device_types:
+                found.setdefault(id(product.qweight), []).append(product)
     return found
 
 
@@ -49,9 +52,9 @@ def _pack_in(gm: fx.GraphModule, packed: dict[int, Tensor]) -> bool:
     names: dict[int, str] = {}
     for node in list(gm.graph.nodes):
         product = product_of(node, memory)
-        key = None if product is None else id(attribute_of(product.weight))
-        if product is None or key not in packed:
+        if product is None or id(product.qweight) not in packed:
             continue
+        key = id(product.qweight)
         if key not in names:
             names[key] = new_attribute(gm, "packed_qweight", packed[key])
         with gm.graph.inserting_before(node):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,92 +15,229 @@ from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
-from rocmforge_torch.fx.nested import run_nested
+from rocmforge_torch.fx.nested import graph_modules, run_nested
 from rocmforge_torch.fx.overloads import resolve_overloads
+from rocmforge_torch.quant_types import row_elements
 
 getitem = operator.getitem
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
 split = torch.ops.aten.split_with_sizes.default
+# The CPU computes products of fewer multiplications exactly (csrc/ops/quant_product_cpu.cpp).
+SMALL_PRODUCT = 1 << 17
+RESHAPES: dict[Any, Any] = {
+    torch.ops.aten.view: torch.ops.aten.reshape,
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+    "view": "reshape",
+}
+# Whose meaning depends on the strides of what they are given.
+READS_STRIDES = {
+    torch.ops.aten.as_strided.default,
+    torch.ops.aten.view.dtype,
+    torch.ops.aten.view_as_complex.default,
+    torch.as_strided,
+    torch.view_as_complex,
+    *("as_strided", "data_ptr", "is_contiguous", "storage_offset", "stride"),
+}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The tensors that stay what they are from one run to the next.
+
+    Attributes:
+        tensor_of: the tensor that a node yields, or one like it; None if it is no such node.
+        stack: makes one node of several, for their rows one after the other.
+    """
+
+    tensor_of: Callable[[fx.Node], Tensor | None]
+    stack: Callable[[fx.GraphModule, list[fx.Node]], fx.Node]
+
+
+def _attribute(node: fx.Node) -> Tensor | None:
+    return attribute_of(node) if node.op == "get_attr" else None
+
+
+def _stack_attributes(gm: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
+    whole = torch.cat([attribute_of(node) for node in nodes])
+    return gm.graph.get_attr(new_attribute(gm, "merged", whole))
+
+
+ATTRIBUTES = Constants(_attribute, _stack_attributes)
 
 
 @dataclass(frozen=True)
 class Product:
-    """A quant_matmul node over a constant weight."""
+    """A quant_matmul node over a constant weight.
+
+    Attributes:
+        node: the product.
+        x, weight, bias: its arguments; `qweight` and `bias_value` are the tensors of the last two.
+        qtype: the GGML type number.
+    """
 
     node: fx.Node
     x: fx.Node
     weight: fx.Node
     qtype: int
     bias: fx.Node | None
+    qweight: Tensor
+    bias_value: Tensor | None
 
 
-def product_of(node: fx.Node, memory: Memory) -> Product | None:
-    """The product that `node` is, if its weight and bias are attributes that nothing writes."""
+def product_of(node: fx.Node, memory: Memory, constants: Constants = ATTRIBUTES) -> Product | None:
+    """The product that `node` is, if its weight and bias are constants that nothing writes."""
     if node.target is not quant_matmul:
         return None
     bound: dict[str, Any] = {"bias": None, "layout": 0} | (bind(quant_matmul._schema, node) or {})
     x, weight, bias = bound["x"], bound["qweight"], bound["bias"]
-    if bound["layout"] != 0 or weight.op != "get_attr" or memory.group(weight) in memory.written:
+    qweight = constants.tensor_of(weight)
+    if bound["layout"] != 0 or qweight is None or memory.group(weight) in memory.written:
         return None
-    if bias is not None and (bias.op != "get_attr" or memory.group(bias) in memory.written):
-        return None
-    return Product(node, x, weight, bound["qtype"], bias)
+    bias_value = None
+    if bias is not None:
+        bias_value = constants.tensor_of(bias)
+        if bias_value is None or memory.group(bias) in memory.written:
+            return None
+    return Product(node, x, weight, bound["qtype"], bias, qweight, bias_value)
 
 
-def merge_products(gm: fx.GraphModule) -> PassResult:
+def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> PassResult:
     """q, k and v, or gate and up: weights of one type with the same input are stacked once, ahead
     of execution, and their products are views of one.
 
-    The rows of a product do not depend on each other, so that values stay the same to the bit. A
-    view of a wider row has other strides: a product that leaves its graph stays on its own. Nested
-    graphs are treated one by one.
+    The rows of a product do not depend on each other, so that values stay the same to the bit; on
+    the CPU products that are computed exactly because they are small stay so. A view of a wider row
+    has other strides: a product that leaves the graph stays on its own. So does one whose weight
+    anything else reads, in any graph, which would be there twice. Nested graphs are treated one by
+    one.
     """
-    return run_nested(gm, _merge_in)
+    return run_nested(gm, lambda module: _merge_in(module, graph_modules(gm), constants))
 
 
-def _merge_in(gm: fx.GraphModule) -> bool:
+def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: Constants) -> bool:
     resolve_overloads(gm)
     memory = Memory(gm.graph)
     versions = Versions(memory)
     groups: dict[Hashable, list[Product]] = {}
     for node in gm.graph.nodes:
         versions.step(node)
-        product = product_of(node, memory)
+        product = product_of(node, memory, constants)
         group = memory.group(node)
         if product is None or group in memory.escaping or group in memory.written:
             continue
-        weight = attribute_of(product.weight)
-        bias = attribute_of(product.bias) if product.bias is not None else None
+        if any(_reads_strides(user) for user in _aliases(node, memory)):
+            continue
+        weight, bias = product.qweight, product.bias_value
         like = None if bias is None else (bias.dtype, bias.device)
         key = (product.x, versions.of(product.x), product.qtype, weight.shape[1], weight.device)
-        groups.setdefault((*key, like), []).append(product)
-    merged = [products for products in groups.values() if len(products) > 1]
+        groups.setdefault((*key, like, _is_small(product)), []).append(product)
+    several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
+    merged = _without_other_readers(everywhere, several, constants)
+    stacks: dict[Hashable, fx.Node] = {}
+    for product in [product for products in merged for product in products]:
+        _accept_strides(product.node, memory)
     for products in merged:
-        _merge(gm, products)
+        _merge(gm, products, constants, stacks)
     return bool(merged)
 
 
-def _merge(gm: fx.GraphModule, products: list[Product]) -> None:
-    weights: list[Tensor] = [attribute_of(p.weight) for p in products]
+def _multiplications(product: Product, rows: int) -> int:
+    return rows * product.qweight.shape[0] * row_elements(product.qtype, product.qweight.shape[1])
+
+
+def _rows_of_x(product: Product) -> int | None:
+    """How many rows the product has; None where that changes or is not known."""
+    value = product.node.meta.get("val")
+    if not isinstance(value, Tensor) or not isinstance(value.numel(), int):
+        return None
+    return value.numel() // product.qweight.shape[0]
+
+
+def _is_small(product: Product) -> bool | None:
+    """Whether it is computed exactly; None where that depends on how many rows x has."""
+    if product.qweight.device.type != "cpu" or _multiplications(product, 1) >= SMALL_PRODUCT:
+        return False
+    rows = _rows_of_x(product)
+    return None if rows is None else _multiplications(product, rows) < SMALL_PRODUCT
+
+
+def _same_arithmetic(products: list[Product]) -> bool:
+    """Whether the stack of the weights is multiplied as each of them is."""
+    if not _is_small(products[0]):
+        return _is_small(products[0]) is False
+    rows = _rows_of_x(products[0])
+    return rows is not None and sum(_multiplications(p, rows) for p in products) < SMALL_PRODUCT
+
+
+def _without_other_readers(
+    everywhere: list[fx.GraphModule], groups: list[list[Product]], constants: Constants
+) -> list[list[Product]]:
+    """The groups whose weights nothing reads but products of groups over the same weights."""
+    readers: dict[int, set[fx.Node]] = {}
+    for node in [node for gm in everywhere for node in gm.graph.nodes]:
+        tensor = constants.tensor_of(node)
+        if tensor is not None:
+            readers.setdefault(id(tensor), set()).update(node.users)
+    same: dict[Hashable, list[list[Product]]] = {}
+    for products in groups:
+        same.setdefault(tuple(id(p.qweight) for p in products), []).append(products)
+    free = []
+    for alike in same.values():
+        ours = {p.node for products in alike for p in products}
+        if all(readers[id(p.qweight)] <= ours for p in alike[0]):
+            free += alike
+    return free
+
+
+def _merge(
+    gm: fx.GraphModule,
+    products: list[Product],
+    constants: Constants,
+    stacks: dict[Hashable, fx.Node],
+) -> None:
+    def stack(nodes: list[fx.Node]) -> fx.Node:
+        key = tuple(id(constants.tensor_of(node)) for node in nodes)
+        if key not in stacks:
+            stacks[key] = constants.stack(gm, nodes)
+        return stacks[key]
+
     first = products[0]
+    biases = [p.bias for p in products if p.bias is not None]
+    start = next(n for n in gm.graph.nodes if n.op != "placeholder")
+    with gm.graph.inserting_before(start):  # where products of the same weights can see it
+        weight = stack([p.weight for p in products])
+        bias = stack(biases) if biases else None
     with gm.graph.inserting_before(first.node):
-        weight = gm.graph.get_attr(new_attribute(gm, "merged_qweight", torch.cat(weights)))
-        bias = None
-        if first.bias is not None:
-            biases = torch.cat([attribute_of(p.bias) for p in products if p.bias is not None])
-            bias = gm.graph.get_attr(new_attribute(gm, "merged_bias", biases))
         whole = gm.graph.call_function(quant_matmul, (first.x, weight, first.qtype, bias))
-        sizes = [w.shape[0] for w in weights]
+        sizes = [p.qweight.shape[0] for p in products]
         parts = gm.graph.call_function(split, (whole, sizes, -1))
         views = [gm.graph.call_function(getitem, (parts, i)) for i in range(len(products))]
     for product, view in zip(products, views, strict=True):
         product.node.replace_all_uses_with(view)
-        _accept_strides(view)
         gm.graph.erase_node(product.node)
 
 
-def _accept_strides(view: fx.Node) -> None:
+def _aliases(node: fx.Node, memory: Memory) -> Iterator[fx.Node]:
+    """The nodes that view `node`, and their readers."""
+    for user in node.users:
+        yield user
+        if node in memory.behaviours[user].aliases:
+            yield from _aliases(user, memory)
+
+
+def _reads_strides(node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return False
+    if node.target in READS_STRIDES:
+        return True
+    given = [*node.args, *node.kwargs.values()]
+    is_view = node.target in ("view", torch.ops.aten.view)
+    return is_view and any(isinstance(a, torch.dtype) for a in given)
+
+
+def _accept_strides(node: fx.Node, memory: Memory) -> None:
     """A `view` that needed contiguous rows becomes a `reshape`."""
-    for user in view.users:
-        if user.target is torch.ops.aten.view.default:
-            user.target = torch.ops.aten.reshape.default
+    for user in _aliases(node, memory):
+        if user.op != "call_module":
+            user.target = RESHAPES.get(user.target, user.target)

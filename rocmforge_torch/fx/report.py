@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rocmforge_torch.fx.memory_plan import MemoryPlan
+
 
 @dataclass(frozen=True)
 class PassReport:
@@ -25,9 +27,10 @@ class PassReport:
 
 @dataclass
 class Report:
-    """Prints as a table."""
+    """Prints as a table, with the memory plan, where there is one, below."""
 
     passes: list[PassReport] = field(default_factory=list)
+    plan: MemoryPlan | None = None
 
     def __str__(self) -> str:
         rows = [("pass", "nodes before", "after", "bytes saved", "seconds")]
@@ -39,4 +42,6 @@ class Report:
         for name, *numbers in rows:
             cells = [n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *cells]))
+        if self.plan is not None:
+            lines.append(str(self.plan))
         return "\n".join(lines)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections import deque
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,12 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..graphs import GraphedDecode, PendingTokens
 from ..models import CausalLM
 from ..nn import KVCache
 from ..nn.kv_cache import CacheDtypes
 from .sampling import Sampler, SamplingParams
 
 PREFILL_CHUNK = 512  # tokens of each prompt at a time; bounds what their activations take
+WORTH_CAPTURING = 32  # tokens; a capture takes as long as some eager steps
 
 
 @dataclass
@@ -43,6 +48,7 @@ def generate_tokens(
     ctx_size: int | None = None,
     cache_dtype: CacheDtypes | None = None,
     prefill_chunk: int = PREFILL_CHUNK,
+    graphed: bool | GraphedDecode | None = None,
 ) -> Generator[list[Generation], None, None]:
     """Continue prompts, equal or different in length, as one batch.
 
@@ -56,12 +62,19 @@ def generate_tokens(
         cache_dtype: the dtype of the KV cache, or a name such as "q8_0", or a pair of them, of keys
             and of values.
         prefill_chunk: tokens of each prompt that are computed at a time.
+        graphed: whether decoding goes through a `GraphedDecode`, with the same tokens; None: on a
+            GPU, where more than a few tokens are wanted. Or one of this model whose captures are to
+            be used again: no row of it may be decoding, and it brings its own context and cache
+            (tokens are the same if one of its batch sizes is the number of prompts).
+            A repeat penalty needs the tokens on the host between any two steps: decoding is eager
+            then, with a warning if it was asked to be graphed.
 
     Yields:
         The same list of generations after every step, in the order of the prompts.
 
     Raises:
-        ValueError: there are no prompts, one is empty, or one is longer than the context.
+        ValueError: there are no prompts, one is empty, or one is longer than the context; or the
+            GraphedDecode is another model's, is in use, or has too few rows or too little room.
     """
     ctx_size = ctx_size or model.config.context_length
     generations = [Generation(list(prompt)) for prompt in prompts]
@@ -76,24 +89,94 @@ def generate_tokens(
         yield generations
         return
     needed = max(len(g.prompt) + n - 1 for g, n in zip(generations, limits, strict=True))
-    cache = model.new_cache(len(generations), max(needed, 1), cache_dtype)
+    needed = max(needed, 1)
     sampler = Sampler(params, len(generations), model.device)
-    ends = frozenset() if params.ignore_eos else frozenset(eog_ids)
+    if graphed is None:
+        graphed = model.device.type == "cuda" and max(limits) >= WORTH_CAPTURING
+        graphed = graphed and not sampler.needs_history
+    elif graphed is not False and sampler.needs_history:
+        warnings.warn(
+            "decoding runs eagerly: a repeat penalty needs the tokens between any two steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        graphed = False
+    if graphed is True:
+        batch = len(generations)
+        graphed = GraphedDecode(model, batch, needed, cache_dtype=cache_dtype, buckets=[batch])
+    if isinstance(graphed, GraphedDecode):
+        _check_graphed(graphed, model, len(generations), needed)
+        cache = graphed.begin(0, len(generations))
+    else:
+        cache = model.new_cache(len(generations), needed, cache_dtype)
     hidden = prefill(model, [g.prompt for g in generations], cache, prefill_chunk)
+    if isinstance(graphed, GraphedDecode):
+        steps = _graphed_steps(graphed, model, sampler, hidden, generations, limits)
+    else:
+        steps = _steps(cache, model, sampler, hidden, generations)
+    ends = frozenset() if params.ignore_eos else frozenset(eog_ids)
+    with contextlib.closing(steps):
+        for tokens in steps:
+            for generation, limit, token in zip(generations, limits, tokens, strict=True):
+                _append(generation, limit, token, ends)
+            yield generations
+            if all(g.finish_reason for g in generations):
+                return
+
+
+def _steps(
+    cache: KVCache,
+    model: CausalLM,
+    sampler: Sampler,
+    hidden: Tensor,
+    generations: Sequence[Generation],
+) -> Generator[list[int], None, None]:
+    """The next token of each prompt, of those that have ended any; step by step, without end."""
     running: Tensor | None = None
     while True:
-        histories = [g.prompt + g.tokens for g in generations] if params.repeat_penalty != 1 else []
+        histories = [g.prompt + g.tokens for g in generations] if sampler.needs_history else []
         chosen = sampler(model.logits(hidden), histories)
-        for generation, limit, token in zip(generations, limits, chosen.tolist(), strict=True):
-            _append(generation, limit, token, ends)
-        yield generations
+        yield chosen.tolist()
         going = [g.finish_reason is None for g in generations]
-        if not any(going):
-            return
         if not all(going):
             running = torch.tensor(going, dtype=torch.int64, device=model.device)
         step = cache.advance(1, running)
         hidden = model.hidden(chosen[:, None], step, cache)[:, -1]
+
+
+def _graphed_steps(
+    decode: GraphedDecode,
+    model: CausalLM,
+    sampler: Sampler,
+    hidden: Tensor,
+    generations: Sequence[Generation],
+    limits: Sequence[int],
+) -> Generator[list[int], None, None]:
+    """The same through a GraphedDecode; a step starts before the tokens of the last are read."""
+    chosen = sampler(model.logits(hidden), [])
+    rows = range(len(generations))
+    decode.join(rows, chosen, [len(g.prompt) for g in generations], sampler.rows)
+    try:
+        tokens = chosen.tolist()
+        yield tokens
+        started: deque[PendingTokens] = deque()
+        while True:
+            while len(started) < 2:
+                # Those whose tokens are at the limit with what is under way have had their last.
+                room = [limits[r] - len(generations[r].tokens) - len(started) for r in rows]
+                done = [r for r in decode.rows if generations[r].finish_reason or room[r] <= 0]
+                decode.leave(done)
+                if not decode.rows:
+                    break
+                started.append(decode.step())
+            if not started:
+                return
+            step = started.popleft()
+            for row, token in zip(step.rows, step.wait(), strict=True):
+                tokens[row] = token
+            yield tokens
+    finally:
+        decode.leave(decode.rows)
 
 
 def prefill(
@@ -137,6 +220,19 @@ def _append(generation: Generation, limit: int, token: int, ends: frozenset[int]
     generation.tokens.append(token)
     if len(generation.tokens) >= limit:
         generation.finish_reason = "length"
+
+
+def _check_graphed(decode: GraphedDecode, model: CausalLM, rows: int, tokens: int) -> None:
+    if decode.model is not model:
+        raise ValueError("the GraphedDecode is of another model")
+    if decode.rows:
+        raise ValueError(f"rows {[*decode.rows]} of the GraphedDecode are decoding already")
+    cache = decode.cache
+    if cache.batch_size < rows or cache.max_seq_len < tokens:
+        raise ValueError(
+            f"{rows} prompts need {rows} rows of {tokens} tokens, but the GraphedDecode has "
+            f"{cache.batch_size} of {cache.max_seq_len}"
+        )
 
 
 def _check_prompts(generations: Sequence[Generation], ctx_size: int) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..nn import SamplingRows, sample
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -67,6 +69,7 @@ class Sampler:
 
     Attributes:
         seed: the seed of row 0, also where the parameters named none.
+        rows: the same parameters as tensors; `rows.step` counts the calls.
     """
 
     def __init__(
@@ -78,21 +81,26 @@ class Sampler:
         self.params = params
         self.seed = secrets.randbits(62) if params.seed is None else params.seed
         rows = torch.arange(batch_size, device=device)
-        self._filters = (
+        self.rows = SamplingRows(
             row(params.temperature, torch.float32),
             row(params.top_k, torch.int64),
             row(params.top_p, torch.float32),
             row(params.min_p, torch.float32),
             rows + min(self.seed, 2**63 - batch_size),
+            row(0, torch.int64),
         )
-        self._step = row(0, torch.int64)
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the choice depends on the tokens so far."""
+        return self.params.repeat_penalty != 1 and self.params.repeat_last_n > 0
 
     def __call__(self, logits: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """logits [B, V], the tokens of each row so far -> ids int64 [B]."""
-        if self.params.repeat_penalty != 1 and self.params.repeat_last_n > 0:
+        if self.needs_history:
             logits = self._penalized(logits, histories)
-        ids: Tensor = torch.ops.rocmforge.sample.default(logits, *self._filters, self._step)
-        self._step += 1
+        ids = sample(logits, self.rows)
+        self.rows.step.add_(1)
         return ids
 
     def _penalized(self, logits: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:

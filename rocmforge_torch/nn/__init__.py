@@ -11,6 +11,7 @@ from .mlp import MLP, GatedMLP
 from .norm import LayerNorm, NoNorm, Norm, RMSNorm
 from .projections import Projections
 from .rope import RopeConfig, RotaryEmbedding
+from .sampling import SamplingRows, sample
 
 __all__ = [
     "MLP",
@@ -27,6 +28,8 @@ __all__ = [
     "RMSNorm",
     "RopeConfig",
     "RotaryEmbedding",
+    "SamplingRows",
     "Step",
+    "sample",
     "uncached_step",
 ]

@@ -71,7 +71,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache
         attended = attention(
-            q, k, v, step.seq_lens, None, self.scale, True, self.window, self.softcap
+            q, k, v, step.seq_lens, step.block_table, self.scale, True, self.window, self.softcap
         )
         return self.out(attended.flatten(-2))
 

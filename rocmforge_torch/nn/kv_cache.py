@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +25,15 @@ class Step:
         slots: int64 [B, T], where keys and values go in the cache, negative for padding that has no
             room; None without a cache.
         context: the most tokens a sequence can get in this cache or call.
+        block_table: int32 [B, 1], which sequence of the cache each row of the call is; None where
+            row b is sequence b.
     """
 
     positions: Tensor
     seq_lens: Tensor
     slots: Tensor | None
     context: int
+    block_table: Tensor | None = None
 
 
 def uncached_step(ids: Tensor) -> Step:
@@ -144,6 +148,15 @@ class KVCache:
             self.lengths += counts
         self.longest = min(self.longest + tokens, self.max_seq_len)
         return Step(positions, seq_lens.to(torch.int32), slots, self.max_seq_len)
+
+    def sequences(self, first: int, count: int = 1) -> KVCache:
+        """`count` sequences from number `first` on, as a cache over the same memory."""
+        part = copy.copy(self)
+        chosen = slice(first, first + count)
+        part.k, part.v = [k[chosen] for k in self.k], [v[chosen] for v in self.v]
+        part.lengths = self.lengths[chosen]
+        part._first_slot = self._first_slot[:count]
+        return part
 
     def truncate(self, length: int) -> None:
         """Keep the first `length` tokens of every sequence."""

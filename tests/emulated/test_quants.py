@@ -15,6 +15,7 @@ from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tests.ops.quant_blocks import extreme_blocks, named, random_blocks
+from tests.ops.rounded_activations import middles, product_of_rounded
 from tools.amd.emulator import Emulator, Output, Run, Struct, poisoned
 from tools.amd.emulator.messages import Buffer
 from tools.amd.toolchain import CSRC
@@ -132,16 +133,6 @@ def test_rows_by_number(emulator: Emulator, arch: str, dtype: torch.dtype) -> No
     assert_same_bits(dequantize(emulator, arch, row, qweight, dtype, first=3), want[3:])
 
 
-def rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
-    """x [rows, cols] as the kernels round it: 32 neighbours share a scale."""
-    blocks = x.float().unflatten(1, (-1, 32))
-    largest = blocks.abs().amax(-1, keepdim=True)
-    most = torch.full_like(largest, 127)  # by a number, torch would multiply
-    inverse = torch.where(largest > 0, most / largest, 0)
-    codes = (blocks.double() * inverse.double()).round()
-    return (codes * (largest / most).double()).flatten(1)
-
-
 def matvec(
     emulator: Emulator,
     arch: str,
@@ -186,9 +177,9 @@ def assert_is_product(
     bias: torch.Tensor | None = None,
 ) -> None:
     """The float64 product of the rounded activations, up to float32 sums and one rounding."""
-    rounded = rounded_to_8_bits(x)
     values = quant_ops.dequantize(qweight, row.id).double()
-    want, size = rounded @ values.T, rounded.abs() @ values.abs().T
+    want = product_of_rounded(x, values, middles(row, qweight))
+    size = x.double().abs() @ values.abs().T
     if bias is not None:
         want, size = want + bias.double(), size + bias.double().abs()
     allowed = 1e-5 * size + torch.finfo(got.dtype).eps * want.abs()
@@ -250,10 +241,11 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
     row = named(name)
     qweight, x = weights_and_x(row, 10, 2, rows)
     bias = torch.randn(10)
-    rounded, values = rounded_to_8_bits(x), quant_ops.dequantize(qweight, row.id).double()
-    gates, ups = (rounded @ values.T + bias).split(5, dim=1)
+    values = quant_ops.dequantize(qweight, row.id).double()
+    product = product_of_rounded(x, values, middles(row, qweight))
+    gates, ups = (product + bias).split(5, dim=1)
     # What float32 sums may be off by, and how far that changes the result: no slope exceeds 1.13.
-    sums = 1e-5 * (rounded.abs() @ values.abs().T + bias.abs())
+    sums = 1e-5 * (x.double().abs() @ values.abs().T + bias.abs())
     gate_error, up_error = sums.split(5, dim=1)
     acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
         F.silu,

@@ -201,3 +201,67 @@ def test_shapes_that_broadcast_are_left_alone() -> None:
     x, residual = torch.randn(3, 64), torch.randn(64)
     gm = trace(Broadcast(nn.functional.silu), x, residual)
     assert not fuse(gm).modified
+
+
+def test_views_of_views_accept_the_strides_of_a_wider_row() -> None:
+    class Chain(Projections):
+        def forward(self, x: Tensor) -> Tensor:
+            q = ops.quant_matmul(x, self.q, Q4_0).view(2, 3, 6, 8).view(2, 18, 8)
+            k = torch.ops.aten.view(ops.quant_matmul(x, self.k, Q4_0), [2, 48])
+            return torch.cat([q.flatten(), k.flatten() + 1])
+
+    module, x = Chain(), torch.randn(2, 3, 64)
+    gm = trace(module, x)
+    assert merge_products(gm).modified
+    assert torch.equal(gm(x), module(x))
+
+
+LOOKS: list[Callable[[fx.Graph, fx.Node], fx.Node]] = [
+    lambda g, y: g.call_method("view", (y, torch.int32)),
+    lambda g, y: g.call_function(torch.as_strided, (y, (2, 8), (1, 2))),
+    lambda g, y: g.call_function(torch.ops.aten.view.dtype, (y, torch.int32)),
+    lambda g, y: g.call_method("is_contiguous", (g.call_method("t", (y,)),)),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_product_whose_strides_are_looked_at_stays(
+    look: Callable[[fx.Graph, fx.Node], fx.Node],
+) -> None:
+    graph, seen = fx.Graph(), []
+    x = graph.placeholder("x")
+    for name in ("q", "k"):
+        product = graph.call_function(ops.quant_matmul, (x, graph.get_attr(name), Q4_0))
+        seen.append(graph.call_function(str, (look(graph, product),)))
+    graph.output(seen)
+    gm = fx.GraphModule(Projections(), graph)
+    before = gm(torch.randn(2, 64))
+    assert not merge_products(gm).modified
+    assert len(before) == 2
+
+
+def test_a_weight_used_twice_is_stacked_once() -> None:
+    class Twice(Projections):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                q, k = ops.quant_matmul(x, self.q, Q4_0), ops.quant_matmul(x, self.k, Q4_0)
+                x = torch.cat([q.sin(), k.cos()], -1)
+            return x
+
+    module, x = Twice(), torch.randn(2, 64)
+    gm = trace(module, x)
+    assert merge_products(gm).modified
+    assert counts(gm) == {"quant_matmul": 2}
+    assert [tuple(b.shape) for b in gm.buffers()] == [(64, 36)]
+    assert torch.equal(gm(x), module(x))
+
+
+def test_a_weight_that_is_read_elsewhere_is_not_copied() -> None:
+    class Tied(Projections):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = ops.quant_matmul(x, self.q, Q4_0), ops.quant_matmul(x, self.k, Q4_0)
+            rows = ops.quant_embedding(x.long().abs() % 16, self.k, Q4_0, torch.float32)
+            return q.sum() + k.sum() + rows.sum()
+
+    gm = trace(Tied(), torch.randn(2, 64))
+    assert not merge_products(gm).modified

@@ -10,6 +10,7 @@ from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QUANT_TYPES_BY_NAME
 from tests.gpu.guards import BAND, GuardedMemory
 from tests.gpu.quant_cases import NMSE, Product, complaint, ordinary_blocks, weights
+from tests.ops.rounded_activations import middles
 
 
 @pytest.fixture
@@ -68,8 +69,9 @@ def test_an_output_argument_may_change(memory: GuardedMemory) -> None:
 @pytest.mark.parametrize("m", [1, 4, 64])
 def test_results_are_judged(dtype: torch.dtype, m: int) -> None:
     """The exact product passes, rounded activations in few rows too; one wrong number does not."""
-    values = weights(QUANT_TYPES_BY_NAME["Q4_K"], 512, "cpu")[1]
-    product = Product(torch.randn(512, 512).to(dtype), values, None)
+    row = QUANT_TYPES_BY_NAME["Q4_K"]
+    qweight, values = weights(row, 512, "cpu")
+    product = Product(torch.randn(512, 512).to(dtype), values, middles(row, qweight), None)
     right = product.wanted[:m].to(dtype)
     assert complaint(product.judge(right).tolist()) == ""
     if m <= len(product.of_codes):

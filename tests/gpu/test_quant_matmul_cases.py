@@ -2,8 +2,8 @@
 
 No result may be more than twice as far off as a product in float16 with the same weights and, where
 the kernel multiplies integers, activations rounded to 8 bits. The NMSE is at most 1e-4: of every
-result with activations in full, and in the mean of those of one type, layout and dtype with rounded
-ones. Of the latter, those above 1e-4 by themselves are listed at the end of the run.
+result with activations in full; of those with rounded ones in the mean of a type, layout and dtype,
+and of all but one in 40, which are listed at the end of the run.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ def test_products(
         tally = run_products(row, layout, dtype, memory)
         assert memory.allocated > tally.count, "the ops allocate in another way"
     count_cases(tally.count)
-    for case in tally.above_alone():
+    above = tally.above_alone()
+    for case in above:
         note(f"{row.name}, layout {layout}, {dtype}: {case}")
     assert not tally.failed, f"{len(tally.failed)} of {tally.count}:\n" + "\n".join(tally.failed)
     assert tally.mean_nmse_of_codes <= NMSE
+    assert 40 * len(above) <= len(tally.of_codes)
     assert all(m <= FEW for m in tally.coded_rows)

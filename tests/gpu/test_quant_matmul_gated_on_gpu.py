@@ -14,8 +14,9 @@ import rocmforge_torch
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tests.gpu.guards import GuardedMemory
-from tests.gpu.quant_cases import FEW, activation_rounding, weights
+from tests.gpu.quant_cases import FEW, weights
 from tests.ops.quant_blocks import named
+from tests.ops.rounded_activations import rounded_to_8_bits
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -91,7 +92,7 @@ def complaint(got: Tensor, x: Tensor, values: Tensor, act: str, bias: Tensor | N
     if want.numel() < 500:
         return ""  # too few for a mean
     nmse = float(error.square().sum() / want.square().sum())
-    coded = activation_rounding(x) if few else x.double()
+    coded = rounded_to_8_bits(x) if few else x.double()
     stored = (coded.half().double() @ values.half().double().T + shift).to(x.dtype).double()
     allowed = (gated(stored, act).to(x.dtype).double() - want).square().sum()
     times = float((error.square().sum() / allowed).sqrt())

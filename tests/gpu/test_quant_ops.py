@@ -14,6 +14,7 @@ from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tests.ops.quant_blocks import as_rows, extreme_blocks, named, random_blocks
+from tests.ops.rounded_activations import middles, product_of_rounded
 
 pytestmark = pytest.mark.gpu
 ops = torch.ops.rocmforge
@@ -67,15 +68,6 @@ def nmse(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.double() - want).pow(2).sum() / want.pow(2).sum())
 
 
-def activation_rounding(x: torch.Tensor) -> torch.Tensor:
-    """x as 8-bit codes of blocks of 32 hold it: the kernel's float32 arithmetic, step by step."""
-    blocks = x.float().unflatten(-1, (-1, 32))
-    largest = blocks.abs().amax(-1, keepdim=True)
-    most = torch.full_like(largest, 127)  # by a number, torch would multiply
-    codes = (blocks.double() * (most / largest).double()).round()
-    return (codes * (largest / most).double()).flatten(-2)
-
-
 def as_half(t: torch.Tensor) -> torch.Tensor:
     """The rows of t as float16 holds them, each under a power of two."""
     largest = t.double().abs().amax(-1, keepdim=True).clamp(min=1e-300)
@@ -90,19 +82,20 @@ def assert_is_product(
     is_exact: bool,
     row: QuantType,
     bias: torch.Tensor | None = None,
+    middle: torch.Tensor | None = None,
 ) -> None:
     """Each result is as near to the float64 product as the arithmetic of its path allows.
 
     One or two rows: the product of the rounded activations, summed in float32. Up to TILE rows: no
     more than twice the error of a product in float16. More rows: factors rounded to x's dtype, or
-    float32 if that is asked for.
+    float32 if that is asked for. Types with a minimum need their `middle` for one or two rows.
     """
     dtype = x.dtype
     rows = x.numel() // x.shape[-1]
     in_kernel = row.is_quantized and not is_exact
     few, tile = in_kernel and rows <= MATVEC, in_kernel and MATVEC < rows <= TILE
-    rounded = activation_rounding(x) if few else x.double()
-    want = rounded @ values.T
+    middle = torch.zeros_like(values) if middle is None else middle
+    want = product_of_rounded(x, values, middle) if few else x.double() @ values.T
     size = x.double().abs() @ values.abs().T
     error_of_sum = 1e-5 if few or is_exact else max(4e-6, 2 * ROUNDING[dtype])
     if tile:
@@ -139,13 +132,14 @@ def test_quant_matmul(row: QuantType, layout: int, is_exact: bool) -> None:
         torch.manual_seed(i)
         dtype = DTYPES[i % 3]
         qweight, values = weights(row, n, k)
+        middle = middles(row, qweight)
         if layout == 1:
             qweight = ops.pack_weight(qweight, row.id)
         x = activations(m, values, dtype)
         biases = (None, torch.randn(n, device="cuda"), torch.randn(n, device="cuda").to(dtype))
         bias = biases[i // 3 % 3]
         got = ops.quant_matmul(x, qweight, row.id, bias, layout)
-        assert_is_product(got, x, values, is_exact, row, bias)
+        assert_is_product(got, x, values, is_exact, row, bias, middle)
 
 
 @by_name
@@ -236,7 +230,8 @@ def test_views(name: str, m: int, is_exact: bool) -> None:
     for view in (wide, wide[::2], wide[5:, block:], wide[3:37:3, block:-block], odd, odd[1::2]):
         values = quant_ops.dequantize(view.cpu(), row.id).double().cuda()
         x = torch.randn(values.shape[1], 2 * m, device="cuda").T[::2]
-        assert_is_product(ops.quant_matmul(x, view, row.id), x, values, is_exact, row)
+        got, middle = ops.quant_matmul(x, view, row.id), middles(row, view)
+        assert_is_product(got, x, values, is_exact, row, middle=middle)
         assert torch.equal(ops.dequantize(view, row.id, torch.float32).double(), values)
         g = torch.randn(m, len(values), device="cuda")
         back = ops.quant_matmul_transposed(g, view, row.id)

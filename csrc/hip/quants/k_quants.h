@@ -9,6 +9,7 @@ namespace rocmforge::gpu {
 struct Q2_K : FourGroups {
   static constexpr int kType = 10, kBlock = 256, kBytes = 84, kGroups = 4, kOffset = 0;
   static constexpr bool kMins = true;
+  static constexpr float kCentre = 1.5f;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{16, 64}, {0, 16}, {80, 4}};
   struct Raw {
@@ -87,6 +88,7 @@ __device__ __forceinline__ void scale_min_6bit(const uint32_t (&packed)[3], int 
 struct Q4_K {
   static constexpr int kType = 12, kBlock = 256, kBytes = 144, kGroups = 4, kSpan = 2, kOffset = 0;
   static constexpr bool kMins = true;
+  static constexpr float kCentre = 7.5f;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{16, 128}, {4, 12}, {0, 4}};
   struct Raw {
@@ -123,6 +125,7 @@ struct Q4_K {
 struct Q5_K {
   static constexpr int kType = 13, kBlock = 256, kBytes = 176, kGroups = 4, kSpan = 2, kOffset = 0;
   static constexpr bool kMins = true;
+  static constexpr float kCentre = 15.5f;
   enum { kCodes, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{48, 128}, {16, 32}, {4, 12}, {0, 4}};
   struct Raw {

@@ -79,6 +79,7 @@ struct Q4_0 : Block32<Q4_0, 4> {
 struct Q4_1 : Block32WithMin<Q4_1> {
   static constexpr int kType = 3, kBytes = 20, kOffset = 0;
   static constexpr bool kMins = true;
+  static constexpr float kCentre = 7.5f;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{4, 16}, {0, 4}};
   template <int G>
@@ -106,6 +107,7 @@ struct Q5_0 : FifthBits<Q5_0, Block32<Q5_0, 4>> {
 struct Q5_1 : FifthBits<Q5_1, Block32WithMin<Q5_1>> {
   static constexpr int kType = 7, kBytes = 24, kOffset = 0;
   static constexpr bool kMins = true;
+  static constexpr float kCentre = 15.5f;
   enum { kCodes, kHigh, kScale };
   static constexpr Field kFields[] = {{8, 16}, {4, 4}, {0, 4}};
   template <int G>

@@ -10,6 +10,7 @@
 //   scale
 //                           and one minimum
 //   kOffset, kMins          weight = scale * (code - kOffset), plus a minimum if kMins
+//   kCentre                 with minima: the middle of the codes
 //   Raw                     the bytes of one step, in registers
 //   load(view, block, step) reads them by read_words, read_u16 and read_u8 alone; quants/flight.h
 //                           says how that is split into issuing loads and using them

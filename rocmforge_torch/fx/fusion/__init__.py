@@ -20,6 +20,7 @@ from rocmforge_torch.fx.memory import Memory
 from rocmforge_torch.fx.nested import run_nested
 from rocmforge_torch.fx.overloads import resolve_overloads
 
+ARGUMENTS = "eager_input_vals"  # Inductor's note of what a node was called with
 REWRITES: tuple[Rewrite, ...] = (
     written_out,
     times_weight,
@@ -61,7 +62,7 @@ def _apply_one(gm: fx.GraphModule) -> bool:
             if replaced is None:
                 continue
             for old, new in replaced.items():
-                new.meta.update(old.meta)
+                new.meta.update({k: v for k, v in old.meta.items() if k != ARGUMENTS})
                 old.replace_all_uses_with(new)
             for old in reversed(replaced):
                 gm.graph.erase_node(old)

@@ -11,9 +11,11 @@ from torch import fx
 from rocmforge_torch.fx.fusion.patterns import (
     arguments,
     aten,
+    is_op_result,
     is_written,
     rocmforge,
     same_shape_and_dtype,
+    unchanged_between,
 )
 from rocmforge_torch.fx.memory import Memory
 
@@ -26,13 +28,15 @@ GATED = {rocmforge.silu_mul.default: "silu", rocmforge.gelu_mul.default: "gelu"}
 
 def activate_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """silu(gate) * up, gelu(gate) * up -> silu_mul, gelu_mul."""
-    if node.target not in MULS or len(node.args) != 2:
+    if node.target not in MULS or len(node.args) != 2 or not is_op_result(node):
         return None
     for activated, up in (node.args, reversed(node.args)):
         if not isinstance(activated, fx.Node) or not same_shape_and_dtype(activated, up):
             continue
         fused = _gated_op(activated)
         if fused is None or len(activated.users) != 1 or is_written(activated, memory):
+            continue
+        if not unchanged_between(activated.args[:1], activated, node, memory):
             continue
         with node.graph.inserting_before(node):
             product = node.graph.call_function(fused, (activated.args[0], up))
@@ -54,6 +58,8 @@ def gated_product(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | Non
         return None
     x, qweight, qtype, bias, layout = arguments(halves, "x", "qweight", "qtype", "bias", "layout")
     given = (x, qweight, qtype, act, bias, layout)
+    if not unchanged_between((x, qweight, bias), halves, node, memory):
+        return None
     with node.graph.inserting_before(node):
         fused = node.graph.call_function(rocmforge.quant_matmul_gated.default, given)
     return {node: fused}

@@ -9,9 +9,10 @@ from torch import Tensor, fx
 
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.fusion.patterns import (
-    ADDS,
     arguments,
     can_move,
+    is_op_result,
+    is_plain_sum,
     is_written,
     rocmforge,
     same_shape_and_dtype,
@@ -28,10 +29,12 @@ def add_and_norm(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None
     if node.target is not rms_norm:
         return None
     total, weight, eps = arguments(node, "x", "weight", "eps")
-    if total.target not in ADDS or len(total.args) != 2 or is_written(total, memory):
+    if not is_plain_sum(total) or is_written(total, memory) or not is_op_result(total):
         return None
     a, b = total.args
     if not same_shape_and_dtype(a, b) or not can_move(weight):
+        return None
+    if not unchanged_between((weight,), total, node, memory):
         return None
     with node.graph.inserting_before(total):
         if isinstance(weight, fx.Node) and weight.op == "get_attr":

@@ -13,6 +13,7 @@ from rocmforge_torch.fx.behaviour import bind, overloads_of
 from rocmforge_torch.fx.memory import Memory
 
 aten, rocmforge = torch.ops.aten, torch.ops.rocmforge
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ADDS = (aten.add.Tensor, operator.add, torch.add)
 
 # What stands for the old nodes, new ones inserted; None where the pattern is not there.
@@ -65,6 +66,18 @@ def same_shape_and_dtype(a: Any, b: Any) -> bool:
     if x is None or y is None:
         return False
     return repr(tuple(x.shape)) == repr(tuple(y.shape)) and x.dtype == y.dtype
+
+
+def is_plain_sum(node: Any) -> bool:
+    """Whether a node adds two things, none of them times a factor."""
+    is_sum = isinstance(node, fx.Node) and node.target in ADDS
+    return is_sum and len(node.args) == 2 and not node.kwargs
+
+
+def is_op_result(node: Any) -> bool:
+    """Whether a value could be the result of an op of ours: its dtype, and rows in order."""
+    value = value_of(node)
+    return value is not None and value.dtype in FLOATS and value.is_contiguous()
 
 
 def unchanged_between(values: Iterable[Any], start: fx.Node, end: fx.Node, memory: Memory) -> bool:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from rocmforge_torch.fx.fusion.patterns import ADDS, arguments, is_written, rocmforge, value_of
+from rocmforge_torch.fx.fusion.patterns import (
+    arguments,
+    is_op_result,
+    is_plain_sum,
+    is_written,
+    rocmforge,
+    unchanged_between,
+    value_of,
+)
 from rocmforge_torch.fx.memory import Memory
 
 
 def add_bias(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """quant_matmul(x, w) + bias -> quant_matmul(x, w, bias)."""
-    if node.target not in ADDS or len(node.args) != 2:
+    if not is_plain_sum(node) or not is_op_result(node):
         return None
     for product, bias in (node.args, reversed(node.args)):
         if not isinstance(product, fx.Node) or not isinstance(bias, fx.Node):
@@ -22,6 +30,8 @@ def add_bias(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
             product, "x", "qweight", "qtype", "bias", "layout"
         )
         if present is not None or is_written(product, memory) or not _is_bias(bias, product):
+            continue
+        if not unchanged_between((x, qweight), product, node, memory):
             continue
         with node.graph.inserting_before(node):
             fused = node.graph.call_function(

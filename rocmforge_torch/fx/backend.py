@@ -1,0 +1,121 @@
+"""`torch.compile(backend="rocmforge")`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor import config as inductor_config
+from torch._inductor.compile_fx import compile_fx
+
+from rocmforge_torch.fx.graph_pass import GRAPH_PASSES, InductorPass, others_than
+from rocmforge_torch.fx.optimize import check_passes, run_passes
+from rocmforge_torch.fx.reinplace import reinplace
+from rocmforge_torch.fx.shapes import complete
+from rocmforge_torch.fx.static_inputs import merge_static_inputs
+
+MAX_LEVEL = 3  # the memory plan of level 4 holds for one shape of the inputs
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `torch.compile(backend="rocmforge", options={...})` takes.
+
+    Attributes:
+        inductor: whether Inductor compiles what is left; else the optimised graph runs as it is.
+        level: of the passes, 0 to 3, as for `fx.optimize`.
+        disable: names of passes to leave out.
+    """
+
+    inductor: bool = True
+    level: int = MAX_LEVEL
+    disable: Collection[str] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None) -> Options:
+        """Raises ValueError: an option is unknown or has a value that it cannot have."""
+        options = options or {}
+        names = [field.name for field in fields(cls)]
+        unknown = [name for name in options if name not in names]
+        if unknown:
+            raise ValueError(
+                f"backend 'rocmforge': no option is called {unknown}; there are {names}"
+            )
+        made = cls(**options)
+        if not isinstance(made.inductor, bool):
+            raise ValueError(f"backend 'rocmforge': inductor must be a bool, got {made.inductor!r}")
+        if type(made.level) is not int or not 0 <= made.level <= MAX_LEVEL:
+            raise ValueError(
+                f"backend 'rocmforge': level must be an int from 0 to {MAX_LEVEL}, "
+                f"got {made.level!r}"
+            )
+        if isinstance(made.disable, str):
+            raise ValueError(
+                f"backend 'rocmforge': disable must hold names of passes, got {made.disable!r}"
+            )
+        check_passes(made.disable, "backend 'rocmforge'")
+        return made
+
+
+def rocmforge(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """The backend: passes over the graph that AOTAutograd makes, then Inductor or plain execution.
+
+    Args:
+        gm: what Dynamo captured.
+        example_inputs: inputs like those to come.
+        options: see `Options`.
+        mode: none is known.
+
+    Raises:
+        ValueError: an option or mode is not known.
+    """
+    chosen = Options.of(options)
+    if mode is not None:
+        raise ValueError(f"backend 'rocmforge' has options, no mode; got mode={mode!r}")
+    arrange = None
+    if not torch.is_grad_enabled() and chosen.level >= 2 and "merge" not in chosen.disable:
+        gm, example_inputs, arrange = merge_static_inputs(gm, example_inputs)
+    compiled = (_with_inductor if chosen.inductor else _plain)(gm, example_inputs, chosen)
+    if arrange is None:
+        return compiled
+    arranged = arrange
+    return lambda *args: compiled(*arranged(args))
+
+
+def _with_inductor(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
+    if options.level == 0:
+        return compile_fx(gm, inputs)
+    if inductor_config.post_grad_custom_pre_pass is not None:
+        raise ValueError(
+            "backend 'rocmforge' sets Inductor's post_grad_custom_pre_pass, which "
+            "torch._inductor.config has already; use the default backend with a pass that calls "
+            "yours and rocmforge_torch.fx.inductor_pass()"
+        )
+    passes = InductorPass(options.level, options.disable)
+    return compile_fx(gm, inputs, config_patches={"post_grad_custom_pre_pass": passes})
+
+
+def _plain(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
+    def compiler(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        reinplace(graph)
+        run_passes(graph, options.level, others_than(GRAPH_PASSES, options.disable), complete)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=compiler,
+        partition_fn=min_cut_rematerialization_partition,
+        keep_inference_input_mutations=True,
+    )
+    return backend(gm, inputs)

@@ -1,0 +1,173 @@
+"""What decoding needs of a device: order, capture, and reads that the host does not wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..allocator import TensorAllocator, with_allocator
+
+T = TypeVar("T")
+
+# PyTorch allows one capture at a time in a process.
+_CAPTURING = threading.Lock()
+# Graphs whose capture could not be ended: PyTorch keeps pointers to them.
+_ABANDONED: list[torch.cuda.CUDAGraph] = []
+
+
+class HostBuffer:
+    """int64 [size] on the host, copied to."""
+
+    def __init__(self, size: int, pinned: bool = False) -> None:
+        self.numbers = torch.empty(size, dtype=torch.int64, pin_memory=pinned)
+
+    def start(self, source: Tensor) -> None:
+        """Copy int64 [N] here; the copy may still be under way when this returns."""
+        self.numbers[: source.shape[0]] = source
+
+    def wait(self) -> None:
+        """Until the copy is done, and for nothing after it."""
+
+
+class PinnedBuffer(HostBuffer):
+    """The same, copied to by a GPU."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        super().__init__(size, pinned=True)
+        self._device = device
+        self._done = torch.cuda.Event()
+
+    def start(self, source: Tensor) -> None:
+        self.numbers[: source.shape[0]].copy_(source, non_blocking=True)
+        self._done.record(torch.cuda.current_stream(self._device))
+
+    def wait(self) -> None:
+        self._done.synchronize()
+
+
+class GraphDevice(Protocol):
+    """A device that may be able to capture."""
+
+    def refusal(self) -> str | None:
+        """Why nothing can be captured here, in one sentence; None if it can."""
+
+    def order(self) -> None:
+        """Have what follows on this thread's stream wait for the last thread's that called this."""
+
+    def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
+        """Write int64 [R, C] without waiting for the device."""
+
+    def host_buffer(self, size: int) -> HostBuffer:
+        """For up to so many numbers."""
+
+    def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        """Run once for real, record a second run -> (what replays it, the result it leaves).
+
+        The result's tensors hold what the last replay put there, until another graph of this
+        object is replayed.
+        """
+
+    def pool_bytes(self) -> int:
+        """Device memory that the captured graphs hold for their intermediate results."""
+
+
+class HostDevice:
+    """The CPU: everything has happened when a call returns, and nothing can be captured."""
+
+    def refusal(self) -> str | None:
+        return "the model is on the CPU, which has no graphs"
+
+    def order(self) -> None:
+        pass
+
+    def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
+        into.copy_(torch.tensor(values))
+
+    def host_buffer(self, size: int) -> HostBuffer:
+        return HostBuffer(size)
+
+    def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        raise NotImplementedError(self.refusal())
+
+    def pool_bytes(self) -> int:
+        return 0
+
+
+class CudaDevice:
+    """A GPU of torch.cuda, which under ROCm means HIP and its graphs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)  # captures and nothing else
+        self._last = torch.cuda.current_stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        # Blocks of a planned arena are the graphs' own: the current allocator would hand memory
+        # that a replay writes to out again.
+        self._allocator = TensorAllocator()
+
+    def refusal(self) -> str | None:
+        return None
+
+    def order(self) -> None:
+        stream = torch.cuda.current_stream(self.device)
+        if stream != self._last:
+            stream.wait_stream(self._last)
+            self._last = stream
+
+    def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
+        # The host allocator does not reuse pinned memory before a copy from it is done.
+        into.copy_(torch.tensor(values, pin_memory=True), non_blocking=True)
+
+    def host_buffer(self, size: int) -> HostBuffer:
+        return PinnedBuffer(size, self.device)
+
+    def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        with _CAPTURING, torch.cuda.device(self.device):
+            self._stream.wait_stream(self._last)
+            try:
+                with torch.cuda.stream(self._stream):
+                    run()  # loads kernels and makes workspaces, which a capture must not
+            finally:
+                self._stream.synchronize()
+            torch.cuda.empty_cache()
+            with torch.cuda.stream(self._stream), with_allocator(self._allocator):
+                graph, result = self._recorded(run)
+            self._last.wait_stream(self._stream)
+        return graph.replay, result
+
+    def _recorded(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        """As torch.cuda.graph, which leaves its stream current and memory to a pool of which nobody
+        can ever free anything (`empty_cache` raises) where the capture fails."""
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            result = run()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # which says that the capture failed, not why
+                self._end(graph)
+            raise
+        self._end(graph)
+        return graph, result
+
+    def _end(self, graph: torch.cuda.CUDAGraph) -> None:
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            _ABANDONED.append(graph)
+            with contextlib.suppress(RuntimeError):  # it may have come so far
+                torch.cuda.memory._cuda_endAllocateToPool(self.device.index, self._pool)
+            raise
+
+    def pool_bytes(self) -> int:
+        segments = torch.cuda.memory_snapshot(self._pool)
+        return sum(s["total_size"] for s in segments if s["segment_pool_id"] == self._pool)
+
+
+def graph_device(device: torch.device) -> GraphDevice:
+    """What captures on a device; of other kinds than GPUs the host's, which runs eagerly."""
+    return CudaDevice(device) if device.type == "cuda" else HostDevice()
