@@ -284,7 +284,7 @@ def test_a_graph_that_stores_nothing_is_found(
     replay = Recorder.replay
 
     def forgetful(self: Recorder) -> None:
-        write = torch.ops.rocmforge.kv_cache_write_.default
+        write = torch.ops.rocmforge.rope_kv_cache_write_.default
         self.calls = [call for call in self.calls if call[0] != write]
         replay(self)
 
