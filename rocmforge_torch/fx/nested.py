@@ -9,6 +9,11 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 
+def graph_modules(gm: torch.nn.Module) -> list[fx.GraphModule]:
+    """`gm` and the GraphModules inside it."""
+    return [m for m in gm.modules() if isinstance(m, fx.GraphModule)]
+
+
 def run_nested(gm: fx.GraphModule, one: Callable[[fx.GraphModule], bool]) -> PassResult:
     """`one(graph_module) -> modified`, innermost graphs first; modified graphs are recompiled."""
     modified = False

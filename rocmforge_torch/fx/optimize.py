@@ -16,6 +16,7 @@ from rocmforge_torch.fx.cse import eliminate_common_subexpressions
 from rocmforge_torch.fx.dce import eliminate_dead_code
 from rocmforge_torch.fx.fusion import fuse
 from rocmforge_torch.fx.memory_plan import plan_memory
+from rocmforge_torch.fx.nested import graph_modules
 from rocmforge_torch.fx.packing import pack_weights
 from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.report import PassReport, Report
@@ -116,11 +117,6 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
                 if not any(isinstance(m, fx.GraphModule) for m in called.modules()):
                     memo[id(called)] = called
     return copy.deepcopy(gm, memo)
-
-
-def graph_modules(gm: fx.GraphModule) -> list[fx.GraphModule]:
-    """`gm` and the GraphModules inside it."""
-    return [m for m in gm.modules() if isinstance(m, fx.GraphModule)]
 
 
 def count_nodes(gm: fx.GraphModule) -> int:

@@ -15,6 +15,7 @@ from rocmforge_torch import ops  # noqa: F401  (registers the operators)
 from rocmforge_torch.fx.attributes import attribute_of, new_attribute
 from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
+from rocmforge_torch.fx.nested import graph_modules, run_nested
 from rocmforge_torch.fx.overloads import resolve_overloads
 from rocmforge_torch.quant_types import row_elements
 
@@ -108,8 +109,13 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
     The rows of a product do not depend on each other, so that values stay the same to the bit; on
     the CPU products that are computed exactly because they are small stay so. A view of a wider row
     has other strides: a product that leaves the graph stays on its own. So does one whose weight
-    anything else reads, which would be there twice.
+    anything else reads, in any graph, which would be there twice. Nested graphs are treated one by
+    one.
     """
+    return run_nested(gm, lambda module: _merge_in(module, graph_modules(gm), constants))
+
+
+def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: Constants) -> bool:
     resolve_overloads(gm)
     memory = Memory(gm.graph)
     versions = Versions(memory)
@@ -127,16 +133,13 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
         key = (product.x, versions.of(product.x), product.qtype, weight.shape[1], weight.device)
         groups.setdefault((*key, like, _is_small(product)), []).append(product)
     several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
-    merged = _without_other_readers(gm, several, constants)
+    merged = _without_other_readers(everywhere, several, constants)
     stacks: dict[Hashable, fx.Node] = {}
     for product in [product for products in merged for product in products]:
         _accept_strides(product.node, memory)
     for products in merged:
         _merge(gm, products, constants, stacks)
-    if merged:
-        gm.graph.lint()
-        gm.recompile()
-    return PassResult(gm, bool(merged))
+    return bool(merged)
 
 
 def _multiplications(product: Product, rows: int) -> int:
@@ -168,11 +171,11 @@ def _same_arithmetic(products: list[Product]) -> bool:
 
 
 def _without_other_readers(
-    gm: fx.GraphModule, groups: list[list[Product]], constants: Constants
+    everywhere: list[fx.GraphModule], groups: list[list[Product]], constants: Constants
 ) -> list[list[Product]]:
     """The groups whose weights nothing reads but products of groups over the same weights."""
     readers: dict[int, set[fx.Node]] = {}
-    for node in gm.graph.nodes:
+    for node in [node for gm in everywhere for node in gm.graph.nodes]:
         tensor = constants.tensor_of(node)
         if tensor is not None:
             readers.setdefault(id(tensor), set()).update(node.users)

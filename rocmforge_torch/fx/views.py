@@ -8,6 +8,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from rocmforge_torch.fx.memory import Memory
+from rocmforge_torch.fx.nested import run_nested
 from rocmforge_torch.fx.shapes import place_of
 
 
@@ -15,9 +16,13 @@ def cancel_views(gm: fx.GraphModule) -> PassResult:
     """Replaces every node that is the same view of the same memory as an earlier one.
 
     That covers a reshape to the same shape, `contiguous` of what is, a transpose undone by another,
-    a conversion to the dtype that it has. Nodes must have been annotated (shapes.annotate); others
-    stay.
+    a conversion to the dtype that it has; in nested graphs too. Nodes must have been annotated
+    (shapes.annotate); others stay.
     """
+    return run_nested(gm, _cancel)
+
+
+def _cancel(gm: fx.GraphModule) -> bool:
     memory = Memory(gm.graph)
     seen: dict[Hashable, fx.Node] = {}
     modified = False
@@ -32,6 +37,4 @@ def cancel_views(gm: fx.GraphModule) -> PassResult:
             node.replace_all_uses_with(first)
             gm.graph.erase_node(node)
             modified = True
-    if modified:
-        gm.recompile()
-    return PassResult(gm, modified)
+    return modified

@@ -187,7 +187,7 @@ def add_rms_norm(
     """(rms_norm(x + residual), x + residual); all [..., C].
 
     With x_weight [C], of weight's dtype, x is first replaced by rms_norm(x, x_weight, eps), in
-    x's dtype: the norm that Gemma puts behind a block. The bits are those of the two ops.
+    x's dtype: the norm that Gemma puts behind a block. The bits are those of the ops apart.
     """
     _check_add_norm("add_rms_norm", x, residual, weight, x_weight)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -59,7 +59,6 @@ def in_float64(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     return functional.silu(x.double()) * y.double()
 
 
-@pytest.mark.xfail(strict=True, reason="fuse looks at neither strides, reads, factors nor dtypes")
 @pytest.mark.parametrize(
     "function",
     [

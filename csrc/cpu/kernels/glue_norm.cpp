@@ -14,17 +14,13 @@ RF_INLINE void store_up_to(T* p, f32xW v, int64_t n) {
   n >= kLanes ? store_floats(p, v) : store_floats(p, v, n);
 }
 
-// x + residual as its dtype holds it; returns the sum of its squares. sum_out may be x.
+// x + residual as its dtype holds it; sum_out may be x.
 template <typename T>
-float add_row(const T* x, const T* residual, T* sum_out, int64_t width) {
-  f32xW squares = {};
+void add_row(const T* x, const T* residual, T* sum_out, int64_t width) {
   for (int64_t i = 0; i < width; i += kLanes) {
     const int64_t n = width - i;
     store_up_to(sum_out + i, load_up_to(x + i, n) + load_up_to(residual + i, n), n);
-    const f32xW v = load_up_to(sum_out + i, n);
-    squares = fma(v, v, squares);
   }
-  return sum(squares);
 }
 
 template <typename T>
@@ -54,9 +50,10 @@ void scale_row(const T* x, float factor, const W* weight, T* out, int64_t width)
   }
 }
 
-// x / sqrt(mean(x^2) + eps) * weight, of the sum of squares.
+// x / sqrt(mean(x^2) + eps) * weight.
 template <typename T, typename W>
-void norm_row(const T* x, float squares, const W* weight, float eps, T* out, int64_t width) {
+void norm_row(const T* x, const W* weight, float eps, T* out, int64_t width) {
+  const float squares = square_row(x, width);
   const float factor = 1.0f / __builtin_sqrtf(squares / static_cast<float>(width) + eps);
   scale_row(x, factor, weight, out, width);
 }
@@ -66,20 +63,17 @@ void rms_norm_rows(const Rows& x, const Rows* residual, const W* weight, const W
                    float eps, T* out, T* sum, int64_t width, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const T* in = static_cast<const T*>(x.data) + x.offset(row);
-    float squares;
     if (residual) {
       T* total = sum + row * width;
       const T* other = static_cast<const T*>(residual->data) + residual->offset(row);
       if (x_weight) {
-        norm_row(in, square_row(in, width), x_weight, eps, total, width);
+        norm_row(in, x_weight, eps, total, width);
         in = total;
       }
-      squares = add_row(in, other, total, width);
+      add_row(in, other, total, width);
       in = total;
-    } else {
-      squares = square_row(in, width);
     }
-    norm_row(in, squares, weight, eps, out + row * width, width);
+    norm_row(in, weight, eps, out + row * width, width);
   }
 }
 

@@ -1,0 +1,70 @@
+"""Neighbouring ops become one op of the contract."""
+
+from __future__ import annotations
+
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from rocmforge_torch.fx.fusion.cache import rotate_and_write
+from rocmforge_torch.fx.fusion.gated import activate_and_multiply, gated_product
+from rocmforge_torch.fx.fusion.norms import add_and_norm, norm_and_add, weight_of_constants
+from rocmforge_torch.fx.fusion.patterns import Rewrite
+from rocmforge_torch.fx.fusion.products import add_bias
+from rocmforge_torch.fx.fusion.written_norms import (
+    between_conversions,
+    norm_of_torch,
+    times_weight,
+    written_out,
+)
+from rocmforge_torch.fx.memory import Memory
+from rocmforge_torch.fx.nested import run_nested
+from rocmforge_torch.fx.overloads import resolve_overloads
+
+ARGUMENTS = "eager_input_vals"  # Inductor's note of what a node was called with
+REWRITES: tuple[Rewrite, ...] = (
+    written_out,
+    times_weight,
+    between_conversions,
+    norm_of_torch,
+    weight_of_constants,
+    add_and_norm,
+    norm_and_add,
+    activate_and_multiply,
+    gated_product,
+    add_bias,
+    rotate_and_write,
+)
+
+
+def fuse(gm: fx.GraphModule) -> PassResult:
+    """Applies every fusion until none applies, in nested graphs too.
+
+    A value inside of a fused group that something else reads keeps the group apart, unless the
+    fused op returns it too; so does one that is written to. Nodes must have been annotated
+    (shapes.annotate); others stay. Values may differ in the last bit: a fused op rounds less often.
+    """
+    return run_nested(gm, _fuse)
+
+
+def _fuse(gm: fx.GraphModule) -> bool:
+    resolve_overloads(gm)
+    modified = False
+    while _apply_one(gm):
+        modified = True
+    return modified
+
+
+def _apply_one(gm: fx.GraphModule) -> bool:
+    memory = Memory(gm.graph)
+    for node in gm.graph.nodes:
+        for rewrite in REWRITES:
+            replaced = rewrite(node, memory)
+            if replaced is None:
+                continue
+            for old, new in replaced.items():
+                new.meta.update({k: v for k, v in old.meta.items() if k != ARGUMENTS})
+                old.replace_all_uses_with(new)
+            for old in reversed(replaced):
+                gm.graph.erase_node(old)
+            return True
+    return False
