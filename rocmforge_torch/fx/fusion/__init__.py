@@ -7,6 +7,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from rocmforge_torch.fx.fusion.cache import rotate_and_write
 from rocmforge_torch.fx.fusion.gated import activate_and_multiply, gated_product
+from rocmforge_torch.fx.fusion.norm_products import norm_and_multiply
 from rocmforge_torch.fx.fusion.norms import add_and_norm, norm_and_add, weight_of_constants
 from rocmforge_torch.fx.fusion.patterns import Rewrite
 from rocmforge_torch.fx.fusion.products import add_bias
@@ -34,6 +35,8 @@ REWRITES: tuple[Rewrite, ...] = (
     add_bias,
     rotate_and_write,
 )
+# These hide ops that the others look for.
+LAST_REWRITES: tuple[Rewrite, ...] = (norm_and_multiply,)
 
 
 def fuse(gm: fx.GraphModule) -> PassResult:
@@ -49,15 +52,16 @@ def fuse(gm: fx.GraphModule) -> PassResult:
 def _fuse(gm: fx.GraphModule) -> bool:
     resolve_overloads(gm)
     modified = False
-    while _apply_one(gm):
-        modified = True
+    for rewrites in (REWRITES, LAST_REWRITES):
+        while _apply_one(gm, rewrites):
+            modified = True
     return modified
 
 
-def _apply_one(gm: fx.GraphModule) -> bool:
+def _apply_one(gm: fx.GraphModule, rewrites: tuple[Rewrite, ...]) -> bool:
     memory = Memory(gm.graph)
     for node in gm.graph.nodes:
-        for rewrite in REWRITES:
+        for rewrite in rewrites:
             replaced = rewrite(node, memory)
             if replaced is None:
                 continue

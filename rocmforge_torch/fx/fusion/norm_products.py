@@ -1,0 +1,111 @@
+"""Norms and the products that read them."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from rocmforge_torch.fx.fusion.patterns import (
+    arguments,
+    is_written,
+    rocmforge,
+    unchanged_between,
+    value_of,
+)
+from rocmforge_torch.fx.memory import Memory
+
+norm_quant_matmul = rocmforge.norm_quant_matmul.default
+quant_matmul, gated = rocmforge.quant_matmul.default, rocmforge.quant_matmul_gated.default
+# Up to so many rows a product norms its input itself on a GPU (csrc/hip/matvec.h); of more rows the
+# norm is a launch of its own, and would be one for every product.
+MOST_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm as norm_quant_matmul takes it.
+
+    Attributes:
+        node: the op; `total` is its sum, where it has one.
+        normed: what products read.
+    """
+
+    node: fx.Node
+    normed: fx.Node
+    total: fx.Node | None
+    x: fx.Node
+    weight: fx.Node | None
+    eps: float
+    residual: fx.Node | None
+    x_weight: fx.Node | None
+
+
+def norm_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
+    """The products of what rms_norm or add_rms_norm gives -> norm_quant_matmul, the first with the
+    sum, if every reader of the norm is a product."""
+    norm = _norm_of(node)
+    if norm is None or is_written(norm.normed, memory) or not _has_few_rows(norm.normed):
+        return None
+    products = sorted(norm.normed.users)
+    if not products or not all(_multiplies(p, norm.normed) for p in products):
+        return None
+    first = products[0]
+    inputs = (norm.x, norm.weight, norm.residual, norm.x_weight)
+    if not all(unchanged_between(inputs, node, p, memory) for p in products):
+        return None
+    if norm.total is not None and not (
+        all(user > first for user in norm.total.users) and not is_written(norm.total, memory)
+    ):
+        return None
+    replaced: dict[fx.Node, fx.Node] = {}
+    x, adds = norm.x, (norm.residual, norm.x_weight)
+    for product in products:
+        qweight, qtype, act, bias, layout = _operands(product)
+        given = (x, norm.weight, norm.eps, qweight, qtype, act, bias, layout, *adds)
+        with node.graph.inserting_before(product):
+            both = node.graph.call_function(norm_quant_matmul, given)
+            replaced[product] = node.graph.call_function(operator.getitem, (both, 0))
+            if product is first and norm.total is not None:
+                x = replaced[norm.total] = node.graph.call_function(operator.getitem, (both, 1))
+                x.meta.update(norm.total.meta)
+                adds = (None, None)
+    return replaced
+
+
+def _norm_of(node: fx.Node) -> Norm | None:
+    if node.target is rocmforge.rms_norm.default:
+        return Norm(node, node, None, *arguments(node, "x", "weight", "eps"), None, None)
+    if node.target is not rocmforge.add_rms_norm.default:
+        return None
+    parts = {user.args[1]: user for user in node.users if user.target is operator.getitem}
+    if len(parts) != len(node.users) or 0 not in parts:
+        return None
+    x, weight, eps, *adds = arguments(node, "x", "weight", "eps", "residual", "x_weight")
+    return Norm(node, parts[0], parts.get(1), x, weight, eps, *adds)
+
+
+def _has_few_rows(node: fx.Node) -> bool:
+    value = value_of(node)
+    if value is None or value.dim() == 0:
+        return False
+    rows = value.shape[:-1].numel()
+    return isinstance(rows, int) and rows <= MOST_ROWS
+
+
+def _multiplies(node: fx.Node, x: fx.Node) -> bool:
+    """Whether a node is a product of x that reads it for nothing else."""
+    if node.target not in (quant_matmul, gated) or node.all_input_nodes.count(x) != 1:
+        return False
+    (read,) = arguments(node, "x")
+    return read is x
+
+
+def _operands(product: fx.Node) -> tuple[Any, ...]:
+    """The arguments of norm_quant_matmul that a product gives."""
+    if product.target is quant_matmul:
+        qweight, qtype, bias, layout = arguments(product, "qweight", "qtype", "bias", "layout")
+        return qweight, qtype, "none", bias, layout
+    return arguments(product, "qweight_gate_up", "qtype", "act", "bias", "layout")
