@@ -31,12 +31,13 @@ class Reader:
     """A product whose weight is an attribute, in layout 0, that nothing writes.
 
     Attributes:
-        node: the product, with its arguments by name.
+        node, op, arguments: the product, what it calls, and with what by name.
         name: which of them is the weight.
         qweight: its tensor.
     """
 
     node: fx.Node
+    op: torch._ops.OpOverload
     arguments: dict[str, Any]
     name: str
     qweight: Tensor
@@ -69,14 +70,14 @@ def pack_weights(gm: fx.GraphModule, device_types: tuple[str, ...] = ("cuda",)) 
 def _readers(gm: fx.GraphModule) -> Iterator[Reader]:
     memory = Memory(gm.graph)
     for node in list(gm.graph.nodes):
-        name = WEIGHTS.get(node.target)
-        if name is None:
+        op = node.target
+        if not isinstance(op, torch._ops.OpOverload) or op not in WEIGHTS:
             continue
-        arguments = bind(node.target._schema, node) or {}
+        name, arguments = WEIGHTS[op], bind(op._schema, node) or {}
         weight = arguments[name]
         written = weight.op != "get_attr" or memory.group(weight) in memory.written
         if not written and arguments.get("layout", 0) == 0:
-            yield Reader(node, arguments, name, attribute_of(weight))
+            yield Reader(node, op, arguments, name, attribute_of(weight))
 
 
 def _pack_in(gm: fx.GraphModule, packed: dict[int, Tensor]) -> bool:
@@ -91,7 +92,7 @@ def _pack_in(gm: fx.GraphModule, packed: dict[int, Tensor]) -> bool:
         with gm.graph.inserting_before(node):
             weight = gm.graph.get_attr(names[key])
         given = reader.arguments | {reader.name: weight, "layout": 1}
-        schema = node.target._schema.arguments
+        schema = reader.op._schema.arguments
         node.args = tuple(given.get(a.name, a.default_value) for a in schema)
         node.kwargs = {}
     return bool(names)

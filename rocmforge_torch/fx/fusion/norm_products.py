@@ -77,14 +77,17 @@ def norm_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] |
 
 def _norm_of(node: fx.Node) -> Norm | None:
     if node.target is rocmforge.rms_norm.default:
-        return Norm(node, node, None, *arguments(node, "x", "weight", "eps"), None, None)
+        x, weight, eps = arguments(node, "x", "weight", "eps")
+        return Norm(node, node, None, x, weight, eps, None, None)
     if node.target is not rocmforge.add_rms_norm.default:
         return None
     parts = {user.args[1]: user for user in node.users if user.target is operator.getitem}
     if len(parts) != len(node.users) or 0 not in parts:
         return None
-    x, weight, eps, *adds = arguments(node, "x", "weight", "eps", "residual", "x_weight")
-    return Norm(node, parts[0], parts.get(1), x, weight, eps, *adds)
+    x, weight, eps, residual, x_weight = arguments(
+        node, "x", "weight", "eps", "residual", "x_weight"
+    )
+    return Norm(node, parts[0], parts.get(1), x, weight, eps, residual, x_weight)
 
 
 def _has_few_rows(node: fx.Node) -> bool:
