@@ -110,7 +110,7 @@ class Attention(nn.Module):
         q_norm, k_norm = self.q_norm, self.k_norm
         if q_norm is None or k_norm is None:
             return None, None, 0.0
-        if not (type(q_norm) is RMSNorm and type(k_norm) is RMSNorm):
+        if not (isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm)):
             return None
         if not self.norm_heads or q_norm.eps != k_norm.eps:
             return None

@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor, x_norm: Norm | None = None) -> tuple[Tensor, Tensor]:
         """(norm(total), total), total = x_norm(x) + residual; all [..., C]."""
         weight, x_weight = self._parameters["weight"], None
-        if type(x_norm) is RMSNorm and self.eps == x_norm.eps:
+        if isinstance(x_norm, RMSNorm) and self.eps == x_norm.eps:
             x_weight = x_norm._parameters["weight"]  # the same op does it
         elif x_norm is not None:
             x = x_norm(x)
