@@ -140,6 +140,13 @@ def _norm_product(
     return ops.quant_matmul_gated(normed, qweight, qtype, act, bias, layout), total
 
 
+# Differentiable through other ops: op -> what it is made of, and as in THROUGH_REFERENCE.
+THROUGH_OPS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "quant_matmul_gated": (_gated_product, (0, 4)),
+    "norm_quant_matmul": (_norm_product, (0, 1, 6, 8, 9)),
+}
+
+
 def _transposed_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, qweight, ctx.qtype = inputs
     ctx.save_for_backward(qweight)
@@ -183,8 +190,8 @@ def _tensors(op: torch._ops.OpOverload) -> tuple[str, ...]:
 
 for _name, _positions in THROUGH_REFERENCE.items():
     _differentiate_as(_name, getattr(reference, _name), _positions)
-_differentiate_as("quant_matmul_gated", _gated_product, (0, 4))
-_differentiate_as("norm_quant_matmul", _norm_product, (0, 1, 6, 8, 9))
+for _name, (_made_of, _positions) in THROUGH_OPS.items():
+    _differentiate_as(_name, _made_of, _positions)
 for _name, _arguments in WITHOUT_DERIVATIVE.items():
     _refuse_gradients(_name, "default", _arguments, "this in-place op")
 for _name in OUTS:

@@ -44,6 +44,14 @@ def attended(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, slopes: Tensor) -> 
     return torch.einsum("bhts,bsd->bthd", weights / total, v[:, :, 0])
 
 
+def norm_and_product(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, x_weight: Tensor
+) -> Tensor:
+    total = F.rms_norm(x, (K,), x_weight, 1e-5) + residual
+    normed = F.rms_norm(total, (K,), weight, 1e-5)
+    return torch.cat((normed @ WEIGHT.T + bias, total), -1)
+
+
 # name -> (inputs that need a gradient, the op on them, the formula on them in float64)
 Case = tuple[tuple[Tensor, ...], Callable[..., Any], Callable[..., Any]]
 CASES: dict[str, Case] = {
@@ -128,6 +136,22 @@ CASES: dict[str, Case] = {
         (torch.randn(K) / 16,),
         lambda x: ops.quant_matmul_gated(x, QWEIGHT, Q4_0, "gelu"),
         lambda x: F.gelu(x @ WEIGHT[:5].T, approximate="tanh") * (x @ WEIGHT[5:].T),
+    ),
+    "norm_quant_matmul": (
+        (
+            torch.randn(2, 3, K),
+            torch.rand(K) + 0.5,
+            torch.randn(10),
+            torch.randn(2, 3, K),
+            torch.rand(K) + 0.5,
+        ),
+        lambda x, weight, bias, residual, x_weight: torch.cat(
+            ops.norm_quant_matmul(
+                x, weight, 1e-5, QWEIGHT, Q4_0, "none", bias, 0, residual, x_weight
+            ),
+            -1,
+        ),
+        norm_and_product,
     ),
     "quant_matmul_transposed": (
         (torch.randn(2, 10),),
