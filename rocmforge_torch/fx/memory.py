@@ -42,6 +42,14 @@ class Memory:
             self._parent[node], node = root, self._parent[node]
         return root
 
+    def add(self, node: fx.Node) -> None:
+        """Takes note of a node that was inserted."""
+        self._parent[node] = node
+        self.behaviours[node] = behaviour_of(node)
+        for alias in self.behaviours[node].aliases:
+            self.merge(alias, node)
+        self.written |= {self.group(n) for n in self.behaviours[node].writes}
+
     def merge(self, kept: fx.Node, replaced: fx.Node) -> None:
         """Takes note that `kept` is used wherever `replaced` was."""
         before = {self.group(kept), self.group(replaced)}

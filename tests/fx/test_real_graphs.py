@@ -142,17 +142,22 @@ def test_quantized_language(name: str) -> None:
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("tracer", [exported, decomposed, made], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("preset", ["llama-small", "gemma3-small"])
-def test_our_decoding_step(preset: str, tracer: Tracer, tmp_path: Path) -> None:
-    """A model of ours with its cache: of seven products a layer three are left, and a gated one."""
+@pytest.mark.parametrize("batch", [2, 4])
+def test_our_decoding_step(preset: str, tracer: Tracer, batch: int, tmp_path: Path) -> None:
+    """A model of ours with its cache: of seven products a layer four are left, one of them gated.
+    Of one or two rows the norms before them join in, except the last, of which rows are taken."""
     path = write_model(tmp_path / "model.gguf", replace(PRESETS[preset], layers=2))
     model = rocmforge_torch.load_model(path, fuse=False)
-    step = CachedStep(model, batch_size=2, context=8)
-    inputs = [torch.tensor([[7], [11]]), torch.tensor([0, 5])]
+    step = CachedStep(model, batch, context=8)
+    inputs = [torch.arange(7, 7 + batch)[:, None], torch.tensor([0, 5, 2, 6])[:batch]]
+    few = batch <= 2
     for traced in tracer(step, inputs):
         gm = check(traced, lambda want: 16 * EPS * rms(want.outputs))
         assert calls(traced.gm, "quant_matmul") == 15
-        assert (calls(gm, "quant_matmul"), calls(gm, "quant_matmul_gated")) == (7, 2)
-        assert (calls(gm, "rms_norm"), calls(gm, "add_rms_norm")) == (1, 4)
+        assert calls(gm, "quant_matmul") == (5 if few else 7)
+        assert calls(gm, "quant_matmul_gated") == (0 if few else 2)
+        assert calls(gm, "norm_quant_matmul") == (4 if few else 0)
+        assert (calls(gm, "rms_norm"), calls(gm, "add_rms_norm")) == ((0, 1) if few else (1, 4))
         if tracer is not decomposed:  # which wraps ops that write
             assert calls(gm, "rope_kv_cache_write_") == 2
 

@@ -53,22 +53,50 @@ def _fuse(gm: fx.GraphModule) -> bool:
     resolve_overloads(gm)
     modified = False
     for rewrites in (REWRITES, LAST_REWRITES):
-        while _apply_one(gm, rewrites):
+        while _sweep(gm, rewrites):
             modified = True
     return modified
 
 
-def _apply_one(gm: fx.GraphModule, rewrites: tuple[Rewrite, ...]) -> bool:
+def _sweep(gm: fx.GraphModule, rewrites: tuple[Rewrite, ...]) -> bool:
+    """Applies what applies at every node, and at every node that this inserts."""
     memory = Memory(gm.graph)
-    for node in gm.graph.nodes:
-        for rewrite in rewrites:
-            replaced = rewrite(node, memory)
-            if replaced is None:
-                continue
-            for old, new in replaced.items():
-                new.meta.update({k: v for k, v in old.meta.items() if k != ARGUMENTS})
-                old.replace_all_uses_with(new)
-            for old in reversed(replaced):
-                gm.graph.erase_node(old)
-            return True
-    return False
+    waiting = list(reversed(gm.graph.nodes))
+    gone: set[fx.Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in gone:
+            continue
+        found = (rewrite(node, memory) for rewrite in rewrites)
+        replaced = next((r for r in found if r is not None), None)
+        if replaced is None:
+            continue
+        inserted = [n for n in gm.graph.nodes if n not in memory.behaviours]
+        for new in inserted:
+            memory.add(new)
+        for old, new in replaced.items():
+            new.meta.update({k: v for k, v in old.meta.items() if k != ARGUMENTS})
+            memory.merge(new, old)
+            old.replace_all_uses_with(new)
+        gone |= _erase(list(replaced), memory)
+        waiting += reversed(inserted)
+    return bool(gone)
+
+
+def _erase(replaced: list[fx.Node], memory: Memory) -> set[fx.Node]:
+    """Erases nodes, the last one first, and what only they read: a product that nobody needs any
+    more must not be part of another fusion. Returns what went."""
+    gone: set[fx.Node] = set()
+    read: list[fx.Node] = []
+    for node in reversed(replaced):
+        read += node.all_input_nodes
+        node.graph.erase_node(node)
+        gone.add(node)
+    while read:
+        node = read.pop()
+        needless = node.op == "call_function" and memory.behaviours[node].is_functional
+        if needless and not node.users and node not in gone:
+            read += node.all_input_nodes
+            node.graph.erase_node(node)
+            gone.add(node)
+    return gone
