@@ -69,6 +69,20 @@ def test_what_only_dead_nodes_kept_alive_goes_at_once() -> None:
     assert not eliminate_dead_code(gm).modified
 
 
+def test_symbolic_sizes_stay_free() -> None:
+    weight = torch.ops.rocmforge.quantize(torch.randn(32, 32), 2)
+
+    def function(x: Tensor) -> Tensor:
+        normed = torch.ops.rocmforge.rms_norm(x, None, 1e-6)
+        return torch.ops.rocmforge.quant_matmul(normed, weight, 2)
+
+    gm = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(torch.rand(4, 32))
+    (example,) = [n.meta["val"] for n in gm.graph.nodes if n.op == "placeholder"]
+    assert isinstance(example.shape[0], torch.SymInt)
+    optimize(gm, [example], level=4)
+    assert isinstance(example.shape[0], torch.SymInt)
+
+
 def test_annotate_changes_no_fake_example() -> None:
     gm = make_fx(lambda x: x.t_() * 2, tracing_mode="symbolic")(torch.rand(4, 6))
     (example,) = [n.meta["val"] for n in gm.graph.nodes if n.op == "placeholder"]

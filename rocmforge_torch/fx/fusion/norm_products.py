@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,7 @@ def _has_few_rows(node: fx.Node) -> bool:
     value = value_of(node)
     if value is None or value.dim() == 0:
         return False
-    rows = value.shape[:-1].numel()
+    rows = math.prod(value.shape[:-1])  # Size.numel() would hold a symbolic size to its example's
     return isinstance(rows, int) and rows <= MOST_ROWS
 
 
