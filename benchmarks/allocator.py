@@ -270,8 +270,13 @@ def check_matplotlib() -> None:
         ) from None
 
 
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def draw(record: dict[str, Any], path: Path) -> None:
     """Three panels of bars: time, peak, requests; a group for each workload."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = record["rows"]
@@ -289,14 +294,15 @@ def draw(record: dict[str, Any], path: Path) -> None:
             found = [(names.index(r["workload"]), value(r)) for r in rows if r["way"] == way]
             places = [x + (i - (len(ways) - 1) / 2) * width for x, _ in found]
             bars = axes.bar(places, [y for _, y in found], width, label=way)
-            axes.bar_label(bars, fmt="{:.3g}", fontsize=7)
+            axes.bar_label(bars, fmt=_short, fontsize=6.5)
         axes.set_yscale("log")
         axes.margins(y=0.15)
         axes.set_xticks(range(len(names)), names, fontsize=8)
         axes.set_title(title, fontsize=10)
     figure.legend(ways, loc="outside lower center", ncols=len(ways), frameon=False)
     figure.suptitle(f"{record['model']}, {record['device']}", fontsize=10)
-    figure.savefig(path)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "allocator"}):
+        figure.savefig(path)
 
 
 if __name__ == "__main__":
