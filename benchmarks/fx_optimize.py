@@ -1,11 +1,12 @@
 """How long fx.optimize takes for the decoding step of a Llama, and what each pass does to it.
 
-usage: python -m benchmarks.fx_optimize [--preset llama-small] [--layers 32] [--json FILE]
+usage: python -m benchmarks.fx_optimize [--preset llama-small] [--layers 32] [--fused] [--json FILE]
 
 The graph has as many nodes as that of any Llama with so many layers, 32 for the 8B shape; the
 weights are narrow by default, because a pass takes time by nodes (only `merge` and `pack` also copy
 weights). --preset llama-8b takes the weights of full size: 5 GB on disk, and as much memory twice.
-Query, key and value, and gate and up, are left apart, which gives the passes the most to do.
+Query, key and value, and gate and up, are left apart, which gives the passes the most to do;
+--fused loads the model as load_model does by default.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from benchmarks.synthetic import PRESETS, write_model
 from rocmforge_torch.fx import optimize
 
 
-def measure(preset: str, layers: int, level: int, repeats: int, device: str) -> dict[str, Any]:
+def measure(
+    preset: str, layers: int, level: int, repeats: int, device: str, fused: bool
+) -> dict[str, Any]:
     """Seconds of every run, and the report of the fastest."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_model(Path(folder) / "model.gguf", replace(PRESETS[preset], layers=layers))
-        model = rocmforge_torch.load_model(path, device, fuse=False, progress=False)
+        model = rocmforge_torch.load_model(path, device, fuse=fused, progress=False)
         start = time.perf_counter()
         gm, inputs = graph_of(CachedStep(model, batch_size=1, context=64))
         traced = time.perf_counter() - start
@@ -58,9 +61,10 @@ def main() -> None:
     parser.add_argument("--level", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--fused", action="store_true", help="merged when loaded, as by default")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    result = measure(args.preset, args.layers, args.level, args.repeats, args.device)
+    result = measure(args.preset, args.layers, args.level, args.repeats, args.device, args.fused)
     print(f"{args.preset}, {args.layers} layers, level {args.level}, {args.device}")
     print(result["table"])
     print(
