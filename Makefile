@@ -19,6 +19,7 @@ PY := $(CURDIR)/.venv/bin/python
 endif
 
 STAMPS := build/stamps
+EMULATING := tests/emulated tests/tools
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
 .PHONY: demo test lint abi amd emulated clean
@@ -27,8 +28,13 @@ demo: $(STAMPS)/demo
 	@model=$$($(PY) -m rocmforge_torch.cli.demo_model) && \
 	$(PY) -m rocmforge_torch generate -m "$$model" -n 96 -p "$(PROMPT)"
 
+# Emulating AMD code takes long, on one core: it runs beside the other tests and is printed last.
 test: lint
-	$(PY) -m pytest
+	@$(PY) -m pytest $(EMULATING) >build/emulated.log 2>&1 & emulating=$$!; \
+	trap 'kill $$emulating' INT TERM; \
+	$(PY) -m pytest $(EMULATING:%=--ignore=%); others=$$?; \
+	wait $$emulating; emulated=$$?; cat build/emulated.log; \
+	[ $$others = 0 ] && [ $$emulated = 0 ]
 
 lint: $(STAMPS)/test
 	PATH="$(dir $(PY)):$$PATH" $(PY) -m pre_commit run --all-files
