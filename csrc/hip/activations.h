@@ -5,7 +5,9 @@
 // lines of LDS: see slot().
 #pragma once
 
-#include "hip/matvec_input.h"
+#include "hip/chunks.h"
+#include "hip/convert.h"
+#include "hip/launch.h"
 #include "hip/quants/table.h"
 
 namespace rocmforge::gpu {
@@ -54,19 +56,21 @@ struct LdsActivations {
     return residuals[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
   }
 
-  // By all threads of a block, who then have to meet.
-  template <int kThreads>
-  __device__ __forceinline__ void fill(const MatvecInput<kRows, kThreads>& input, int cols) const {
+  // By all threads of a block, who then have to meet. x [kRows, cols] is contiguous.
+  __device__ __forceinline__ void fill(DType dtype, const void* x, int cols) const {
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
     // Whole waves go round, for the shuffles.
     const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
 #pragma unroll 1
     for (int first = kThreadCodes * kWaveSize * wave; first < cols;
-         first += kThreadCodes * kThreads) {
+         first += kThreadCodes * static_cast<int>(blockDim.x)) {
       const int col = first + kThreadCodes * lane;
-      InputChunk values[kRows] = {};
+      float values[kRows][kThreadCodes] = {};
       if (col < cols) {
 #pragma unroll
-        for (int row = 0; row < kRows; ++row) input.read(row, col, values[row]);
+        for (int row = 0; row < kRows; ++row) {
+          load(dtype, x, static_cast<int64_t>(row) * cols + col, aligned, values[row]);
+        }
       }
 #pragma unroll
       for (int row = 0; row < kRows; ++row) round(row, col, col < cols, values[row]);
@@ -74,7 +78,35 @@ struct LdsActivations {
   }
 
  private:
-  static constexpr int kThreadCodes = kInputChunk;  // of a thread; four threads share a scale
+  static constexpr int kThreadCodes = 8;  // of a thread; four threads share a scale
+
+  static __device__ __forceinline__ void load(DType dtype, const void* x, int64_t at, bool aligned,
+                                              float (&values)[kThreadCodes]) {
+    switch (dtype) {
+      case DType::kFloat32:
+        return load(static_cast<const float*>(x) + at, aligned, values);
+      case DType::kFloat16:
+        return load(static_cast<const __half*>(x) + at, aligned, values);
+      case DType::kBFloat16:
+        return load(static_cast<const gpu_bfloat16*>(x) + at, aligned, values);
+    }
+  }
+  template <typename In>
+  static __device__ __forceinline__ void load(const In* from, bool aligned,
+                                              float (&values)[kThreadCodes]) {
+    constexpr int kCount = kChunk<In>;
+    if (aligned) {
+#pragma unroll
+      for (int i = 0; i < kThreadCodes; i += kCount) {
+        const auto chunk = *reinterpret_cast<const Chunk<In, kCount>*>(from + i);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) values[i + j] = to_float(chunk.values[j]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kThreadCodes; ++i) values[i] = to_float(from[i]);
+    }
+  }
 
   // scale = max |x| / 127, and code the integer nearest to x * (127 / max |x|): quotients in
   // float32, the product not rounded before.

@@ -11,18 +11,6 @@ constexpr int64_t kMaxMatvecRows = 2;
 // A row of x has to fit the LDS of a block, rounded to 8 bits: 1.5 bytes for every activation.
 constexpr int64_t kMaxMatvecCols = 32768;
 
-// Before the product: total = x + residual, x = rms_norm(total, weight), as add_rms_norm has it;
-// with x_weight, x = rms_norm(x, x_weight) comes first.
-struct InputNorm {
-  bool is_used;
-  const void* residual;  // like x, or null
-  const void* x_weight;  // [w.cols] or null
-  const void* weight;    // [w.cols] or null
-  DType weight_dtype;    // of both
-  float eps;             // of both
-  void* total;           // like x, or null if nobody asks for it
-};
-
 struct MatvecCall {
   QuantMatrix w;  // at most kMaxMatvecCols columns
   const void* x;  // [rows, w.cols], contiguous, with the alignment of its elements
@@ -32,7 +20,6 @@ struct MatvecCall {
   DType dtype;  // of x and out
   void* out;    // [rows, w.rows], or [rows, w.rows / 2] if gated
   Stream stream;
-  InputNorm norm;
 };
 
 // out[m, n] = x[m] . w[n] + bias[n], by integer dot products with x rounded to 8 bits: code =

@@ -48,7 +48,6 @@ struct MatvecArgs {
   int pairs, pair_stride, pair_offset;  // pair p is rows p * pair_stride and that + pair_offset
   int parts_log2;                       // of the waves that share a pair
   const void* x;
-  InputNorm norm;
   const void* bias;
   DType bias_dtype, dtype;
   bool gated;
@@ -140,7 +139,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   using X = LdsActivations<T, M>;
   using Raw = typename T::Raw;
   constexpr int kAhead = kMatvecAhead<T, View>;
-  constexpr int kThreads = kMatvecThreads<T, View, M>, kWaves = kThreads / kWaveSize;
+  constexpr int kWaves = kMatvecThreads<T, View, M> / kWaveSize;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
   const int steps = args.cols / (16 * T::kGroups), chunks = (steps + kWaveSize - 1) / kWaveSize;
@@ -178,7 +177,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   auto* table_words = reinterpret_cast<uint32_t*>(lds);
   auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
   const X x(rest, args.cols);
-  x.fill(MatvecInput<M, kThreads>(args.dtype, args.x, args.cols, args.norm), args.cols);
+  x.fill(args.dtype, args.x, args.cols);
   LdsTables<T>::fill(table_words);
   __syncthreads();
   const LdsTables<T> tables(table_words);
@@ -287,13 +286,7 @@ void launch_passes(const MatvecCall& call, bool gated, Activation act) {
   args.out_cols = static_cast<int>(gated ? half : w.rows);
   const bool two = matvec_lds_bytes<T, 2>(args.cols) <= device_lds_bytes();
   for (int64_t m = 0; m < call.rows;) {
-    const int64_t before = m * w.cols * size;
-    args.x = static_cast<const char*>(call.x) + before;
-    args.norm = call.norm;
-    if (call.norm.residual) {
-      args.norm.residual = static_cast<const char*>(call.norm.residual) + before;
-    }
-    if (call.norm.total) args.norm.total = static_cast<char*>(call.norm.total) + before;
+    args.x = static_cast<const char*>(call.x) + m * w.cols * size;
     args.out = static_cast<char*>(call.out) + m * args.out_cols * size;
     if (two && m + 2 <= call.rows) {
       launch_matvec<T, 2>(args, w.layout, call.stream);

@@ -1,5 +1,4 @@
-// Registers norm_quant_matmul for the GPU: a matvec norms its input itself, more rows are normed by
-// a kernel of their own first.
+// Registers norm_quant_matmul for the GPU: the norm's kernel, then the product's.
 #include <torch/csrc/stable/ops.h>
 
 #include "hip/norm.h"
@@ -60,28 +59,13 @@ std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result&
   if (out.numel() == 0 && total.numel() == 0) return {out, total};
   const GpuLaunch launch(kNormProductOp, x);
   const NormWeight scale(weight), x_scale(x_weight);
+  const Tensor normed = normed_rows(launch, call, scale, x_scale, total);
+  if (out.numel() == 0) return {out, total};
   const Weight matrix = weight_of(qweight, type, layout);
-  const int64_t k = matrix.matrix.cols;
-  gpu::InputNorm norm{};
-  std::optional<Tensor> other, input;
-  if (out.numel() > 0 && is_matvec(type, k ? x.numel() / k : 0, k)) {
-    if (residual) other = torch::stable::contiguous(*residual);
-    norm = {true,
-            other ? other->const_data_ptr() : nullptr,
-            x_scale.data,
-            scale.data,
-            scale.data ? scale.dtype : x_scale.dtype,
-            call.eps,
-            total.mutable_data_ptr()};
-    input = x;
-  } else {
-    input = normed_rows(launch, call, scale, x_scale, total);
-    if (out.numel() == 0) return {out, total};
-  }
   if (call.gated()) {
-    gated_product(launch, *input, matrix, type, act, bias, out, norm);
+    gated_product(launch, normed, matrix, type, act, bias, out);
   } else {
-    quant_product(launch, *input, matrix, type, bias, out, norm);
+    quant_product(launch, normed, matrix, type, bias, out);
   }
   return {out, total};
 }

@@ -28,8 +28,7 @@ void gate_product(const GpuLaunch& launch, const Tensor& product, const std::str
 }
 
 void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out,
-                  const gpu::InputNorm& norm) {
+                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out) {
   const Tensor input = torch::stable::contiguous(x);
   std::optional<Tensor> shifts;
   if (bias) shifts = torch::stable::contiguous(*bias);
@@ -37,7 +36,7 @@ void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight
       gpu::matvec_gated({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                          shifts ? shifts->const_data_ptr() : nullptr,
                          shifts ? gpu_dtype(*shifts) : gpu::DType::kFloat32, gpu_dtype(out),
-                         out.mutable_data_ptr(), launch.stream(), norm},
+                         out.mutable_data_ptr(), launch.stream()},
                         act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
 }
 
@@ -45,10 +44,10 @@ void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight
 
 void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                    const QuantTypeInfo& type, const std::string& act,
-                   const std::optional<Tensor>& bias, Tensor& out, const gpu::InputNorm& norm) {
+                   const std::optional<Tensor>& bias, Tensor& out) {
   const int64_t f = last_size(out), rows = out.numel() / f;
   if (is_matvec(type, rows, weight.matrix.cols)) {
-    return gated_matvec(launch, x, weight, act, bias, out, norm);
+    return gated_matvec(launch, x, weight, act, bias, out);
   }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);

@@ -129,12 +129,12 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
 }
 
 void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                      const Tensor* bias, Tensor& out, const gpu::InputNorm& norm) {
+                      const Tensor* bias, Tensor& out) {
   const Tensor input = torch::stable::contiguous(x);
   launch.done(gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                            bias ? bias->const_data_ptr() : nullptr,
                            bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                           out.mutable_data_ptr(), launch.stream(), norm}));
+                           out.mutable_data_ptr(), launch.stream()}));
 }
 
 // On matrix units, the weights decoded in registers.
@@ -173,8 +173,7 @@ bool is_matvec(const QuantTypeInfo& type, int64_t rows, int64_t k) {
 }
 
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out,
-                   const gpu::InputNorm& norm) {
+                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out) {
   std::optional<Tensor> dense;
   if (bias) dense = torch::stable::contiguous(*bias);
   const Tensor* const shifts = dense ? &*dense : nullptr;
@@ -182,7 +181,7 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   if (k == 0) return empty_product(launch, shifts, out);
   const int64_t rows = x.numel() / k;
   if (is_matvec(type, rows, k)) {
-    few_rows_product(launch, x, weight, shifts, out, norm);
+    few_rows_product(launch, x, weight, shifts, out);
   } else if (type.is_quantized() && !exact() && rows <= kMaxTileRows) {
     tile_product(launch, x, weight, shifts, out);
   } else {

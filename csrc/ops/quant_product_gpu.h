@@ -13,14 +13,12 @@ bool is_matvec(const QuantTypeInfo& type, int64_t rows, int64_t k);
 
 // out [..., n] = x [..., k] . weight' + bias [n], of arguments that check_product accepted; out is
 // contiguous, not empty, and of x's dtype, or float32 where exact() asks for that arithmetic.
-// `norm`: what a matvec does to x before.
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out,
-                   const gpu::InputNorm& norm = {});
+                   const QuantTypeInfo& type, const std::optional<Tensor>& bias, Tensor& out);
 
 // out [..., n / 2] = act(gate's half of the product) * up's half.
 void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                    const QuantTypeInfo& type, const std::string& act,
-                   const std::optional<Tensor>& bias, Tensor& out, const gpu::InputNorm& norm = {});
+                   const std::optional<Tensor>& bias, Tensor& out);
 
 }  // namespace rocmforge

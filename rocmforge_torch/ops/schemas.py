@@ -232,12 +232,12 @@ def norm_quant_matmul(
     residual: Tensor | None = None,
     x_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A norm with the product that reads it, in one launch for one or two rows on a GPU.
+    """A norm with the product that reads it, in one call.
 
     (quant_matmul(normed, qweight, qtype, bias, layout), total), where (normed, total) is
     add_rms_norm(x, residual, weight, eps, x_weight); without a residual, total is x, or
-    rms_norm(x, x_weight, eps). With act "silu" or "gelu" the product is quant_matmul_gated. On a
-    GPU the sum of squares is added in another order than in add_rms_norm: its last bit may differ.
+    rms_norm(x, x_weight, eps). With act "silu" or "gelu" the product is quant_matmul_gated. The
+    bits are those of the ops; on a GPU it is their kernels, one after the other.
     """
     op = "norm_quant_matmul"
     _check_add_norm(op, x, residual, weight, x_weight)

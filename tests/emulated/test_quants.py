@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from emulated_tensors import ARCHS, DTYPE_CODES, from_bits, give, take
 
-from rocmforge_torch.ops.reference import norm as norms
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
@@ -135,33 +133,6 @@ def test_rows_by_number(emulator: Emulator, arch: str, dtype: torch.dtype) -> No
     assert_same_bits(dequantize(emulator, arch, row, qweight, dtype, first=3), want[3:])
 
 
-@dataclass
-class Norm:
-    """An InputNorm."""
-
-    weight: torch.Tensor | None
-    residual: torch.Tensor | None = None
-    x_weight: torch.Tensor | None = None
-    eps: float = 1e-6
-    is_used: bool = True
-
-    def fields(self, x: torch.Tensor) -> list[Field]:
-        given = [w for w in (self.weight, self.x_weight) if w is not None]
-        dtype = given[0].dtype if given else torch.float32
-        return [
-            ("c_bool", self.is_used),
-            pointer(give(self.residual)),
-            pointer(give(self.x_weight)),
-            pointer(give(self.weight)),
-            ("c_int", DTYPE_CODES[dtype]),
-            ("c_float", self.eps),
-            pointer(take(tuple(x.shape), x.dtype) if self.is_used else None),
-        ]
-
-
-NO_NORM = Norm(None, is_used=False)
-
-
 def matvec(
     emulator: Emulator,
     arch: str,
@@ -171,7 +142,6 @@ def matvec(
     layout: int,
     bias: torch.Tensor | None = None,
     gate: int | None = None,
-    norm: Norm = NO_NORM,
 ) -> tuple[torch.Tensor, Run]:
     """The product, or the gated one under the given activation, and what was run."""
     rows, cols = len(x), len(qweight) if gate is None else len(qweight) // 2
@@ -190,7 +160,6 @@ def matvec(
                     ("c_int", DTYPE_CODES[x.dtype]),
                     pointer(take((rows, cols), x.dtype, offset=1)),
                     pointer(None),
-                    *norm.fields(x),
                 ]
             ),
             gate is not None,
@@ -286,27 +255,3 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
         got, _ = matvec(emulator, arch, row, x, qweight, 0, bias, gate)
         allowed = 1.13 * gate_error * ups.abs() + act(gates).abs() * up_error
         assert ((got.double() - act(gates) * ups).abs() <= allowed + 1e-6).all()
-
-
-@pytest.mark.parametrize(
-    ("arch", "dtype"),
-    [*((arch, torch.float16) for arch in ARCHS), (ARCHS[0], torch.bfloat16)],
-    ids=str,
-)
-def test_matvec_norms_its_input(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
-    """As rms_norm and add_rms_norm do it ahead of the product."""
-    row = named("Q8_0")
-    qweight = weights(row, 5, 3)
-    x, residual = torch.randn(2, 96).to(dtype), torch.randn(2, 96).to(dtype)
-    weight, x_weight = torch.rand(96) + 0.5, (torch.rand(96) + 0.5).to(dtype)
-    cases = [Norm(weight), Norm(weight.to(dtype), residual, x_weight), Norm(None, residual)]
-    for norm in cases:
-        h = x if norm.x_weight is None else norms.rms_norm(x, norm.x_weight, norm.eps)
-        total = h if norm.residual is None else h + norm.residual
-        normed = norms.rms_norm(total, norm.weight, norm.eps)
-        got, run = matvec(emulator, arch, row, x, qweight, 0, norm=norm)
-        torch.testing.assert_close(from_bits(run.outputs[1], dtype), total)
-        want = normed.double() @ quant_ops.dequantize(qweight, row.id).double().T
-        size = normed.double().abs() @ quant_ops.dequantize(qweight, row.id).double().abs().T
-        unit = 2 * torch.finfo(dtype).eps + 1 / 127  # a code, or the norm's last bit
-        assert ((got.double() - want).abs() <= unit * size).all()

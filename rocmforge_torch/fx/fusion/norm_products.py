@@ -20,8 +20,8 @@ from rocmforge_torch.fx.memory import Memory
 
 norm_quant_matmul = rocmforge.norm_quant_matmul.default
 quant_matmul, gated = rocmforge.quant_matmul.default, rocmforge.quant_matmul_gated.default
-# Up to so many rows a product norms its input itself on a GPU (csrc/hip/matvec.h); of more rows the
-# norm is a launch of its own, and would be one for every product.
+# With few rows what counts is the number of calls; the result of a norm of many rows is better off
+# in the memory plan's arena than inside of an op.
 MOST_ROWS = 2
 
 
@@ -45,34 +45,29 @@ class Norm:
 
 
 def norm_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
-    """The products of what rms_norm or add_rms_norm gives -> norm_quant_matmul, the first with the
-    sum, if every reader of the norm is a product."""
+    """rms_norm or add_rms_norm, and the one product that reads it -> norm_quant_matmul."""
     norm = _norm_of(node)
     if norm is None or is_written(norm.normed, memory) or not _has_few_rows(norm.normed):
         return None
-    products = sorted(norm.normed.users)
-    if not products or not all(_multiplies(p, norm.normed) for p in products):
+    if len(norm.normed.users) != 1:
         return None
-    first = products[0]
+    (product,) = norm.normed.users
     inputs = (norm.x, norm.weight, norm.residual, norm.x_weight)
-    if not all(unchanged_between(inputs, node, p, memory) for p in products):
+    if not _multiplies(product, norm.normed):
+        return None
+    if not unchanged_between(inputs, node, product, memory):
         return None
     if norm.total is not None and not (
-        all(user > first for user in norm.total.users) and not is_written(norm.total, memory)
+        all(user > product for user in norm.total.users) and not is_written(norm.total, memory)
     ):
         return None
-    replaced: dict[fx.Node, fx.Node] = {}
-    x, adds = norm.x, (norm.residual, norm.x_weight)
-    for product in products:
-        qweight, qtype, act, bias, layout = _operands(product)
-        given = (x, norm.weight, norm.eps, qweight, qtype, act, bias, layout, *adds)
-        with node.graph.inserting_before(product):
-            both = node.graph.call_function(norm_quant_matmul, given)
-            replaced[product] = node.graph.call_function(operator.getitem, (both, 0))
-            if product is first and norm.total is not None:
-                x = replaced[norm.total] = node.graph.call_function(operator.getitem, (both, 1))
-                x.meta.update(norm.total.meta)
-                adds = (None, None)
+    qweight, qtype, act, bias, layout = _operands(product)
+    given = (norm.x, norm.weight, norm.eps, qweight, qtype, act, bias, layout)
+    with node.graph.inserting_before(product):
+        both = node.graph.call_function(norm_quant_matmul, (*given, norm.residual, norm.x_weight))
+        replaced = {product: node.graph.call_function(operator.getitem, (both, 0))}
+        if norm.total is not None:
+            replaced[norm.total] = node.graph.call_function(operator.getitem, (both, 1))
     return replaced
 
 
