@@ -29,7 +29,8 @@ __device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, c
   if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, weights);
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    values[j] = weight ? normed(values[j], factor, to_float(weights[j])) : normed(values[j], factor);
+    values[j] =
+        weight ? normed(values[j], factor, to_float(weights[j])) : normed(values[j], factor);
   }
 }
 

@@ -31,7 +31,7 @@ constexpr int64_t kLongestHead = 1024;  // of all three: they stand in LDS
 // are aligned to 16 bytes and take at most 2048 of them; else its sum has another order).
 Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* k,
                            const CacheTarget* v, const HeadNorms* norms, const Rotation* rotation,
-                           const int64_t* slots, int64_t tokens, int64_t places,
-                           int64_t block_size, int64_t kv_heads, Stream stream);
+                           const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
+                           int64_t kv_heads, Stream stream);
 
 }  // namespace rocmforge::gpu

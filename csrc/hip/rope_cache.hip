@@ -61,12 +61,10 @@ __device__ __forceinline__ float head_factor(const Part& part, const T* x, float
 // One head to LDS, normed and rotated; weights: of the norm; turns: (sin, cos) of every pair.
 template <typename T>
 __device__ __forceinline__ void prepare(const Part& part, const T* x, const float* weights,
-                                        float factor, const Rotation& rotation,
-                                        const float2* turns, int lane, T* out) {
+                                        float factor, const Rotation& rotation, const float2* turns,
+                                        int lane, T* out) {
   const int width = static_cast<int>(part.write.layout.head_dim);
-  const auto value = [&](int i) {
-    return part.norm ? normed(x[i], factor, weights[i]) : x[i];
-  };
+  const auto value = [&](int i) { return part.norm ? normed(x[i], factor, weights[i]) : x[i]; };
   const int pairs = part.rotated ? static_cast<int>(rotation.pairs) : 0;
   for (int i = lane; i < pairs; i += kShortRow) {
     const int first = rotation.interleaved ? 2 * i : i;
@@ -168,20 +166,27 @@ Part part_of(const CacheTarget& target, DType dtype, int64_t heads, bool rotated
   const CacheLayout& layout = target.layout;
   const CacheWrite write = block_write(target.cache, dtype, target.fresh, layout);
   if (layout.head_dim == 0) heads = 0;
-  return {write, target.type, static_cast<unsigned>(heads), rotated,
-          write.vectors && layout.head_dim % kLaneValues == 0, norm, norm_dtype};
+  return {write,
+          target.type,
+          static_cast<unsigned>(heads),
+          rotated,
+          write.vectors && layout.head_dim % kLaneValues == 0,
+          norm,
+          norm_dtype};
 }
 
 }  // namespace
 
 Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* k,
                            const CacheTarget* v, const HeadNorms* norms, const Rotation* rotation,
-                           const int64_t* slots, int64_t tokens, int64_t places,
-                           int64_t block_size, int64_t kv_heads, Stream stream) {
+                           const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
+                           int64_t kv_heads, Stream stream) {
   // The dtypes are the first three formats.
-  const CacheTarget queries = {static_cast<CacheType>(dtype), q->out, q->x,
-                               {q->head_dim, {0, q->heads * q->head_dim, q->head_dim, 1},
-                                q->tokens, q->head_stride}};
+  const CacheTarget queries = {
+      static_cast<CacheType>(dtype),
+      q->out,
+      q->x,
+      {q->head_dim, {0, q->heads * q->head_dim, q->head_dim, 1}, q->tokens, q->head_stride}};
   const int64_t longest = q->head_dim > v->layout.head_dim ? q->head_dim : v->layout.head_dim;
   Args args = {{part_of(queries, dtype, q->heads, true, norms->q, norms->q_dtype),
                 part_of(*k, dtype, kv_heads, true, norms->k, norms->k_dtype),
@@ -202,8 +207,7 @@ Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* 
     using T = decltype(element);
     const size_t lds = static_cast<size_t>(rotation->pairs) * sizeof(float2) +
                        static_cast<size_t>(longest) * (sizeof(float) + kRows * sizeof(T));
-    rope_kv_cache_write_kernel<T>
-        <<<grid, kThreads, lds, static_cast<gpuStream_t>(stream)>>>(args);
+    rope_kv_cache_write_kernel<T><<<grid, kThreads, lds, static_cast<gpuStream_t>(stream)>>>(args);
   });
   return launch_status();
 }
