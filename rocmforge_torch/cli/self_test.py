@@ -35,7 +35,7 @@ class Case:
     name: str
     args: tuple[Any, ...]
     limit: float
-    in_place: tuple[int, ...] = ()  # arguments that hold the result
+    in_place: tuple[int, ...] = ()  # arguments that the op writes to, compared beside its results
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def _error(op: str, case: Case, device: str) -> float:
 def _call(function: Callable[..., Any], case: Case, device: str) -> list[Tensor]:
     args = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in case.args]
     result = function(*args)
-    if case.in_place:
-        return [args[index].cpu() for index in case.in_place]
-    return [t.cpu() for t in (result if isinstance(result, tuple) else (result,))]
+    results = result if isinstance(result, tuple) else (result,)
+    written = [args[index] for index in case.in_place]
+    return [t.cpu() for t in (*written, *results) if t is not None]
 
 
 def _nmse(got: Tensor, expected: Tensor, exact: bool) -> float:
@@ -199,6 +199,27 @@ def _kv_cache_write(gen: torch.Generator) -> Iterator[Case]:
         yield Case(name, (k_cache, v_cache, k, v, slots), EXACT, in_place=(0, 1))
 
 
+def _rope_kv_cache_write(gen: torch.Generator) -> Iterator[Case]:
+    k_cache, v_cache = torch.zeros(2, 2, 8, 2, 32)
+    q, k, v = (torch.randn(3, heads, 32, generator=gen) for heads in (4, 2, 2))
+    inv_freq = 10000.0 ** -(torch.arange(12) / 12)
+    places = torch.tensor([9, -1, 3]), torch.arange(100, 103), inv_freq
+    q_norm, k_norm = torch.rand(2, 32, generator=gen)
+    args = (k_cache, v_cache, q, k, v, *places)
+    yield Case("halves", args, 1e-8, in_place=(0, 1))
+    yield Case("pairs, normed", (*args, True, 1.0, q_norm, k_norm, 1e-6), 1e-8, in_place=(0, 1))
+
+
+def _norm_quant_matmul(gen: torch.Generator) -> Iterator[Case]:
+    limits = {"none": INTEGER, "silu": GATED, "gelu": GATED}
+    weight = torch.rand(FEATURES, generator=gen) / FEATURES**0.5
+    for (name, qtype, qweight), act in zip(_formats(), 10 * [*limits], strict=False):
+        for rows in (1, 40):
+            x, residual = torch.randn(2, rows, FEATURES, generator=gen)
+            args = (x, weight, 1e-6, qweight, qtype, act, None, 0, residual)
+            yield Case(f"{name}, {rows} rows, {act}", args, FLOAT if config.exact else limits[act])
+
+
 def _attention(gen: torch.Generator) -> Iterator[Case]:
     q = torch.randn(2, 3, 4, 32, generator=gen)
     k, v = torch.randn(2, 2, 20, 2, 32, generator=gen)
@@ -231,6 +252,7 @@ CASES: dict[str, Callable[[torch.Generator], Iterator[Case]]] = {
     "quant_matmul": _quant_matmul,
     "quant_matmul_transposed": _quant_matmul_transposed,
     "quant_matmul_gated": _quant_matmul_gated,
+    "norm_quant_matmul": _norm_quant_matmul,
     "quant_embedding": _quant_embedding,
     "pack_weight": _pack_weight,
     "unpack_weight": _pack_weight,  # any bytes of the right size are a packed weight
@@ -241,6 +263,7 @@ CASES: dict[str, Callable[[torch.Generator], Iterator[Case]]] = {
     "gelu_mul": _gated,
     "accumulate_": _accumulate,
     "kv_cache_write_": _kv_cache_write,
+    "rope_kv_cache_write_": _rope_kv_cache_write,
     "attention": _attention,
     "sample": _sample,
 }
