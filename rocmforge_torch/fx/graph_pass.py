@@ -36,5 +36,5 @@ class InductorPass(CustomGraphPass):
 
     def uuid(self) -> bytes:
         """Differs whenever the passes would do something else: Inductor caches what it compiles."""
-        sources = tuple(str(path) for path in sorted(Path(__file__).parent.glob("*.py")))
+        sources = tuple(str(path) for path in sorted(Path(__file__).parent.rglob("*.py")))
         return get_hash_for_files(sources, f"{self._level} {self._disable}")

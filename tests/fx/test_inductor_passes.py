@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.utils import run_and_get_code
 
-from rocmforge_torch.fx import inductor_pass
+from rocmforge_torch.fx import graph_pass, inductor_pass
 
 ops = torch.ops.rocmforge
 Q4_0 = 2
@@ -73,6 +74,21 @@ def test_gradients_agree() -> None:
     got = torch.autograd.grad(sum(out.square().sum() for out in result), inputs)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def test_the_uuid_depends_on_every_file_of_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def remember(paths: tuple[str, ...], extra: str) -> bytes:
+        hashed.extend(paths)
+        return b""
+
+    monkeypatch.setattr(graph_pass, "get_hash_for_files", remember)
+    inductor_pass().uuid()
+    names = {Path(path).name for path in hashed}
+    assert {"cse.py", "norms.py", "gated.py"} <= names
+    folder = Path(graph_pass.__file__).parent
+    assert len(hashed) == len([*folder.glob("**/*.py")])
 
 
 def test_the_uuid_says_what_the_passes_do() -> None:
