@@ -92,7 +92,7 @@ class HostDevice:
         return HostBuffer(size)
 
     def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
-        raise NotImplementedError(self.refusal())
+        raise NotImplementedError(self.refusal())  # never asked for: see refusal
 
     def pool_bytes(self) -> int:
         return 0

@@ -99,8 +99,7 @@ def _before(
 
 def _fits(q: Any, k: Any, v: Any) -> bool:
     """Whether the op takes tensors of these shapes."""
-    values = [value_of(x) for x in (q, k, v)]
-    shapes = [None if value is None else (*value.shape[:-2], value.dtype) for value in values]
-    if None in shapes or len({repr(shape) for shape in shapes}) != 1:
+    values = [value for value in map(value_of, (q, k, v)) if value is not None]
+    if len(values) < 3 or len({repr((*x.shape[:-2], x.dtype)) for x in values}) != 1:
         return False
-    return repr(values[0].shape[-1]) == repr(values[1].shape[-1])  # type: ignore[union-attr]
+    return repr(values[0].shape[-1]) == repr(values[1].shape[-1])

@@ -23,7 +23,7 @@ MULS = (aten.mul.Tensor, operator.mul, torch.mul)
 SILUS = (aten.silu.default, torch.nn.functional.silu)
 GELUS = (aten.gelu.default, torch.nn.functional.gelu)
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default)
-GATED = {rocmforge.silu_mul.default: "silu", rocmforge.gelu_mul.default: "gelu"}
+GATED: dict[Any, str] = {rocmforge.silu_mul.default: "silu", rocmforge.gelu_mul.default: "gelu"}
 
 
 def activate_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
@@ -40,14 +40,13 @@ def activate_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Nod
             continue
         with node.graph.inserting_before(node):
             product = node.graph.call_function(fused, (activated.args[0], up))
-        # `activated` is left without a reader for dead code elimination.
         return {node: product}
     return None
 
 
 def gated_product(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """silu_mul of the two halves of a product -> quant_matmul_gated."""
-    act = GATED.get(node.target)  # type: ignore[call-overload]
+    act = GATED.get(node.target)
     if act is None:
         return None
     gate, up = node.args

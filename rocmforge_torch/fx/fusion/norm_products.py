@@ -17,6 +17,7 @@ from rocmforge_torch.fx.fusion.patterns import (
     value_of,
 )
 from rocmforge_torch.fx.memory import Memory
+from rocmforge_torch.ops.reference import UNGATED
 
 norm_quant_matmul = rocmforge.norm_quant_matmul.default
 quant_matmul, gated = rocmforge.quant_matmul.default, rocmforge.quant_matmul_gated.default
@@ -106,5 +107,5 @@ def _operands(product: fx.Node) -> tuple[Any, ...]:
     """The arguments of norm_quant_matmul that a product gives."""
     if product.target is quant_matmul:
         qweight, qtype, bias, layout = arguments(product, "qweight", "qtype", "bias", "layout")
-        return qweight, qtype, "none", bias, layout
+        return qweight, qtype, UNGATED, bias, layout
     return arguments(product, "qweight_gate_up", "qtype", "act", "bias", "layout")

@@ -98,7 +98,7 @@ def norm_of_torch(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | Non
         return {node: node.graph.call_function(rms_norm, (x, weight, eps))}
 
 
-def _torchs_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node | str | None, float | None] | None:
+def _torchs_arguments(node: fx.Node) -> tuple[Any, Any, Any] | None:
     """Input, weight (or the name of that attribute) and epsilon of PyTorch's norm over the last
     dimension."""
     if node.op == "call_module":
@@ -113,7 +113,7 @@ def _torchs_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node | str | None, flo
         if module.weight is None:
             return (x, None, module.eps) if isinstance(x, fx.Node) else None
         fits = _may_weigh(module.weight, value_of(x))
-        return (x, f"{node.target}.weight", module.eps) if fits else None  # type: ignore[return-value]
+        return (x, f"{node.target}.weight", module.eps) if fits else None
     if name_of(node) != "rms_norm" and node.target is not torch.nn.functional.rms_norm:
         return None
     names = ("input", "normalized_shape", "weight", "eps")
@@ -123,7 +123,7 @@ def _torchs_arguments(node: fx.Node) -> tuple[fx.Node, fx.Node | str | None, flo
         return None
     if weight is not None and not _may_weigh(value_of(weight), value_of(x)):
         return None
-    return x, weight, given.get("eps")  # type: ignore[return-value]
+    return x, weight, given.get("eps")
 
 
 def _square_and_epsilon(total: Any, x: Any) -> tuple[fx.Node | None, float]:
