@@ -47,6 +47,12 @@ def loaded() -> dict[str, Path]:
     return {device: LIBRARY_DIR / f"librocmforge_{device}.so" for device in _loaded}
 
 
+def interpreter_library() -> ctypes.PyDLL | None:
+    """The CPU library for calls that look into Python's objects: they keep its lock."""
+    path = loaded().get("cpu")
+    return None if path is None else ctypes.PyDLL(str(path))
+
+
 def set_exact(exact: bool) -> None:
     """Tell every loaded library whether quantized products are computed in float."""
     for library in _loaded.values():

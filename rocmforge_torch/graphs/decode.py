@@ -256,6 +256,7 @@ class GraphedDecode:
         self._reader.finish()  # no graph goes while it runs
         self._steps.clear()
         self._device = graph_device(here)  # with another pool: that of graphs that went is closed
+        self._reader = TokenReader(self._device, self.cache.batch_size)
         self._watch = ModelWatch(self.model.modules())
 
     @torch.inference_mode()

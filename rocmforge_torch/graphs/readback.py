@@ -27,7 +27,7 @@ class PendingTokens:
         with self._lock:
             if self._tokens is None:
                 self._buffer.wait()
-                self._tokens = self._buffer.numbers[: len(self.rows)].tolist()
+                self._tokens = self._buffer.numbers.tolist()[: len(self.rows)]
             return self._tokens
 
 

@@ -65,6 +65,9 @@ class Notes:
     def CUDAGraph(self) -> Graph:
         return Graph(self)
 
+    def Event(self) -> Event:
+        return Event(self)
+
 
 class Stream:
     def __init__(self, notes: Notes, name: str) -> None:
@@ -75,6 +78,17 @@ class Stream:
 
     def synchronize(self) -> None:
         self.notes.said.append(f"host waits for {self.name}")
+
+
+class Event:
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    def record(self, stream: Stream) -> None:
+        self.notes.said.append(f"event on {stream.name}")
+
+    def synchronize(self) -> None:
+        self.notes.said.append("host waits for the event")
 
 
 class Graph:
@@ -166,3 +180,25 @@ def test_another_stream_waits_for_the_last(notes: Notes) -> None:
         device.order()
     device.order()
     assert notes.said == ["other waits for caller", "caller waits for other"]
+
+
+def test_reads_are_awaited_on_the_stream_they_are_on(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+
+    def pageable(*args: Any, pin_memory: bool, **kwargs: Any) -> torch.Tensor:
+        assert pin_memory
+        return empty(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", pageable)
+    device = CudaDevice(torch.device("cuda", 0))
+    buffer = device.host_buffer(4)
+    for name, numbers in (("other", [5, 6, 7]), ("third", [8])):
+        notes.said.clear()
+        with notes.stream(Stream(notes, name)):
+            device.order()
+            buffer.start(torch.tensor(numbers))
+        buffer.wait()
+        assert notes.said[1:] == [f"event on {name}", "host waits for the event"]
+        assert buffer.numbers[: len(numbers)].tolist() == numbers

@@ -11,11 +11,13 @@ import torch
 from decoding import PROMPTS, Rows
 from torch import nn
 
-from rocmforge_torch import config
+from rocmforge_torch import GGUFTensor, config
 from rocmforge_torch.graphs import GraphedDecode
+from rocmforge_torch.graphs import watch as watch_module
 from rocmforge_torch.graphs.watch import ModelWatch
 from rocmforge_torch.models import CausalLM, load_model
 
+Q8_0 = 8
 Change = Callable[[CausalLM, CausalLM], Any]
 
 
@@ -32,12 +34,6 @@ def swap_one_buffer(model: CausalLM, other: CausalLM) -> None:
     model.layers[4].mlp.down.qweight = other.layers[4].mlp.down.qweight.clone()
 
 
-def swap_tensors(model: CausalLM, other: CausalLM) -> None:
-    """As load_state_dict does under torch.__future__.set_swap_module_params_on_conversion."""
-    mine = model.layers[4].mlp.down.qweight
-    torch.utils.swap_tensors(mine, other.layers[4].mlp.down.qweight.clone())
-
-
 def assign(model: CausalLM, other: CausalLM) -> None:
     model.load_state_dict(other.state_dict(), assign=True)
 
@@ -46,7 +42,7 @@ def exact(model: CausalLM, other: CausalLM) -> None:
     config.exact = not config.exact
 
 
-REPLACING: list[Change] = [swap_data, swap_layer, swap_one_buffer, swap_tensors, assign, exact]
+REPLACING: list[Change] = [swap_data, swap_layer, swap_one_buffer, assign, exact]
 
 
 def in_place(model: CausalLM, other: CausalLM) -> None:
@@ -93,6 +89,16 @@ def test_tokens_after_a_change(
     assert runs[1][0].reason is None
 
 
+@pytest.fixture(params=["compiled", "python"])
+def comparison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compare; the first is used where the CPU library was built."""
+    if request.param == "python":
+        monkeypatch.setattr(watch_module, "compiled_comparison", None)
+    else:
+        assert watch_module.compiled_comparison is not None
+
+
+@pytest.mark.usefixtures("comparison")
 @pytest.mark.parametrize("change", REPLACING[:-1], ids=lambda change: change.__name__)
 def test_the_change_matters(writable: tuple[CausalLM, CausalLM], change: Change) -> None:
     """Else the test above would pass whatever a GraphedDecode did."""
@@ -107,20 +113,76 @@ def test_the_change_matters(writable: tuple[CausalLM, CausalLM], change: Change)
     assert not watch.unchanged()
 
 
-def test_modules_that_change_are_noticed() -> None:
-    fresh = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.LayerNorm(2)})
-    watch = ModelWatch(fresh.modules())
+def rename(fresh: nn.ModuleDict) -> None:
+    fresh["a"]._parameters["other"] = fresh["a"]._parameters.pop("bias")
+
+
+def exchange(fresh: nn.ModuleDict) -> None:
+    fresh["b"]._parameters.update(weight=fresh["b"].bias, bias=fresh["b"].weight)
+
+
+def without_bias(fresh: nn.ModuleDict) -> None:
     fresh["a"].register_parameter("bias", None)
-    assert not watch.unchanged()
+
+
+SMALL: list[Callable[[Any], Any]] = [
+    without_bias,
+    rename,
+    exchange,
+    lambda fresh: fresh["a"].register_buffer("more", torch.zeros(1)),
+    lambda fresh: delattr(fresh["b"], "bias"),
+    lambda fresh: fresh.update({"a": nn.Identity()}),
+    lambda fresh: fresh.update({"c": nn.Identity()}),
+    lambda fresh: fresh.pop("c"),
+    lambda fresh: fresh["b"].double(),
+    lambda fresh: fresh["b"].to("meta"),
+    lambda fresh: fresh["b"].weight.untyped_storage().resize_(0),
+    lambda fresh: fresh["b"].requires_grad_(False).weight.set_(torch.zeros(2)),
+    lambda fresh: setattr(fresh["b"].weight, "data", torch.zeros(2)),
+    lambda fresh: setattr(config, "exact", not config.exact),  # it chooses kernels
+]
+
+
+@pytest.mark.usefixtures("comparison")
+@pytest.mark.parametrize("change", SMALL)
+def test_modules_that_change_are_noticed(change: Callable[[Any], Any]) -> None:
+    fresh = nn.ModuleDict({"c": nn.Dropout(), "a": nn.Linear(2, 2), "b": nn.LayerNorm(2)})
+    fresh["a"].register_buffer("scale", None)
     watch = ModelWatch(fresh.modules())
-    fresh["a"] = nn.Identity()
+    assert watch.unchanged()
+    change(fresh)
     assert not watch.unchanged()
-    watch = ModelWatch(fresh.modules())
-    fresh["b"].double()
+    assert ModelWatch(fresh.modules()).unchanged()
+
+
+@pytest.mark.usefixtures("comparison")
+def test_a_quantized_parameter_that_changes_is_noticed() -> None:
+    """Module.to exchanges what is in it with another's: it stays the same object."""
+    blocks = torch.zeros(4, 34, dtype=torch.uint8)
+    layer = nn.Linear(32, 4)
+    layer.weight = nn.Parameter(GGUFTensor(blocks, Q8_0), requires_grad=False)
+    watch = ModelWatch(layer.modules())
+    was = layer.weight
+    layer.to(torch.float16)
+    assert layer.weight is was
+    assert layer.weight.dtype == torch.float16
     assert not watch.unchanged()
-    watch = ModelWatch(fresh.modules())
-    config.exact = not config.exact  # it chooses kernels
+    watch = ModelWatch(layer.modules())
+    layer.weight.qweight = blocks.clone()
     assert not watch.unchanged()
+
+
+@pytest.mark.usefixtures("comparison")
+def test_tensors_that_are_watched_cannot_be_exchanged() -> None:
+    """Neither by hand nor by load_state_dict under set_swap_module_params_on_conversion: the
+    exchange would go unseen."""
+    layer = nn.LayerNorm(2)
+    watch = ModelWatch(layer.modules())
+    with pytest.raises(RuntimeError, match="weakref"):
+        torch.utils.swap_tensors(layer.weight, nn.Parameter(torch.zeros(2)))
+    assert watch.unchanged()
+    del watch
+    torch.utils.swap_tensors(layer.weight, nn.Parameter(torch.zeros(2)))
 
 
 @pytest.mark.usefixtures("recorded")
