@@ -96,11 +96,12 @@ def _turn(talk: Conversation, line: str, as_json: bool) -> bool:
     clock = session.Clock(len(new))
     written: list[str] = []
     try:
-        for piece in talk.reply(new):
-            written.append(piece)
-            clock.tick(talk.answer_tokens)
-            if not as_json:
-                write(piece)
+        with contextlib.closing(talk.reply(new)) as pieces:
+            for piece in pieces:
+                written.append(piece)
+                clock.tick(talk.answer_tokens)
+                if not as_json:
+                    write(piece)
     except KeyboardInterrupt:
         talk.finish_reason = "interrupted"
     answer = "".join(written)

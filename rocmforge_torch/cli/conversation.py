@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+import contextlib
+from collections.abc import Generator
 
 import torch
 
-from ..generate import Sampler, SamplingParams
-from ..generate.loop import prefill
+from ..generate import Generation, Sampler, SamplingParams
+from ..generate.loop import continued, prefill
 from ..generate.stop import StopFilter
 from ..gguf.chat_template import DEFAULT
+from ..graphs import GraphedDecode
 from ..models import CausalLM
+from ..nn import KVCache
 from ..nn.kv_cache import CacheDtypes
 
 # For models without a template, which were made to continue text: a transcript to continue.
@@ -33,6 +35,8 @@ class Conversation:
         stops: texts that end an answer.
         messages: `{"role": ..., "content": ...}`, in the order of the template.
         cached: the tokens that the cache holds.
+        filled: the cache, or the GraphedDecode that it is the only row of.
+        cache: the cache, while a prompt is computed.
         prompt_tokens, answer_tokens: of the last turn; of the prompt, those new to the cache.
         finish_reason: of the last turn, "stop" or "length".
     """
@@ -44,11 +48,20 @@ class Conversation:
         ctx_size: int,
         cache_dtype: CacheDtypes | None = None,
         system: str | None = None,
+        graphed: bool | None = None,
     ) -> None:
+        """graphed: whether decoding goes through a `GraphedDecode`, with the same tokens; None: on
+        a GPU, unless a repeat penalty needs the tokens between any two steps."""
         self.model = model
         self.params = params
-        self.cache = model.new_cache(1, ctx_size, cache_dtype)
         self.sampler = Sampler(params, 1, model.device)
+        if graphed is None:
+            graphed = model.device.type == "cuda" and not self.sampler.needs_history
+        self.filled: KVCache | GraphedDecode = (
+            GraphedDecode(model, 1, ctx_size, cache_dtype=cache_dtype)
+            if graphed
+            else model.new_cache(1, ctx_size, cache_dtype)
+        )
         self.system = system
         self.has_template = DEFAULT in model.tokenizer.chat_templates
         self.stops = () if self.has_template else TRANSCRIPT_STOPS
@@ -60,9 +73,18 @@ class Conversation:
         """Forget everything but the system message."""
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         self.cached: list[int] = []
-        self.cache.reset()
+        self._keep(0)
         self.prompt_tokens = self.answer_tokens = 0
         self.finish_reason = ""
+
+    def _keep(self, count: int) -> None:
+        """Forget all tokens but the first."""
+        del self.cached[count:]
+        if isinstance(self.filled, GraphedDecode):
+            self.cache = self.filled.begin(0, kept=count)
+        else:
+            self.cache = self.filled
+            self.cache.truncate(count)
 
     def say(self, text: str) -> list[int]:
         """Add the person's message -> the tokens that are new to the cache.
@@ -81,47 +103,58 @@ class Conversation:
         self.messages = messages
         # At least one token is computed, for what comes after it.
         kept = min(_common(self.cached, tokens), len(tokens) - 1)
-        self.cache.truncate(kept)
-        self.cached = tokens[:kept]
+        self._keep(kept)
         self.prompt_tokens, self.answer_tokens = len(tokens) - kept, 0
         return tokens[kept:]
 
-    def reply(self, new: list[int]) -> Iterator[str]:
+    def reply(self, new: list[int]) -> Generator[str, None, None]:
         """The answer to what `say` returned, one piece for each token.
 
-        `end` adds it to the messages, also when it is broken off.
+        `end` adds it to the messages, also when it is broken off, for which it must be closed.
         """
         decoder = self.model.tokenizer.stream([*self.cached, *new])
         stop = StopFilter(self.stops)
         begun = self.has_template  # in a transcript a space follows "Assistant:"
-        for token in self._tokens(new):
-            self.answer_tokens += 1
-            piece = stop.push(decoder.push(token))
-            piece = piece if begun else piece.lstrip()
-            begun = begun or bool(piece)
-            yield piece
-            if stop.stopped:
-                self.finish_reason = "stop"
-                return
+        with contextlib.closing(self._tokens(new)) as tokens:
+            for token in tokens:
+                self.answer_tokens += 1
+                piece = stop.push(decoder.push(token))
+                piece = piece if begun else piece.lstrip()
+                begun = begun or bool(piece)
+                yield piece
+                if stop.stopped:
+                    self.finish_reason = "stop"
+                    return
         yield stop.push(decoder.finish()) + stop.finish()
 
     @torch.inference_mode()
-    def _tokens(self, new: list[int]) -> Iterator[int]:
-        model, cache = self.model, self.cache
-        hidden = prefill(model, [new], cache)
+    def _tokens(self, new: list[int]) -> Generator[int, None, None]:
+        hidden = prefill(self.model, [new], self.cache)
         self.cached += new
-        for _ in range(self.params.max_tokens) if self.params.max_tokens >= 0 else count():
-            chosen = self.sampler(model.logits(hidden), [self.cached])
-            token = int(chosen)
-            if token in model.tokenizer.eog_ids:
-                self.finish_reason = "stop"
-                return
-            yield token
-            if len(self.cached) == cache.max_seq_len:
-                break
-            hidden = model.hidden(chosen[:, None], cache.advance(1), cache)[:, -1]
-            self.cached.append(token)
+        generation = Generation([*self.cached])
+        limit = self.cache.max_seq_len - len(self.cached) + 1  # the last one needs no room
+        if self.params.max_tokens >= 0:
+            limit = min(limit, self.params.max_tokens)
         self.finish_reason = "length"
+        if limit == 0:
+            return
+        steps = continued(
+            self.model,
+            self.filled,
+            self.sampler,
+            hidden,
+            [generation],
+            [limit],
+            frozenset(self.model.tokenizer.eog_ids),
+        )
+        with contextlib.closing(steps):
+            for number, _ in enumerate(steps):
+                if number > 0:
+                    self.cached.append(generation.tokens[number - 1])
+                if generation.finish_reason == "stop":
+                    self.finish_reason = "stop"
+                    return
+                yield generation.tokens[-1]
 
     def end(self, answer: str) -> None:
         """Add the model's message, as far as it came."""

@@ -110,11 +110,39 @@ def generate_tokens(
     else:
         cache = model.new_cache(len(generations), needed, cache_dtype)
     hidden = prefill(model, [g.prompt for g in generations], cache, prefill_chunk)
-    if isinstance(graphed, GraphedDecode):
-        steps = _graphed_steps(graphed, model, sampler, hidden, generations, limits)
-    else:
-        steps = _steps(cache, model, sampler, hidden, generations)
     ends = frozenset() if params.ignore_eos else frozenset(eog_ids)
+    filled = graphed if isinstance(graphed, GraphedDecode) else cache
+    yield from continued(model, filled, sampler, hidden, generations, limits, ends)
+
+
+def continued(
+    model: CausalLM,
+    filled: KVCache | GraphedDecode,
+    sampler: Sampler,
+    hidden: Tensor,
+    generations: list[Generation],
+    limits: Sequence[int],
+    ends: frozenset[int],
+) -> Generator[list[Generation], None, None]:
+    """Continue prompts whose keys and values are there already; inside `inference_mode`.
+
+    Args:
+        model: the model.
+        filled: a cache of the prompts alone, or a GraphedDecode that has them in its first rows.
+        sampler: how to choose tokens; draws once a step.
+        hidden: [B, C], as `prefill` returned it.
+        generations: B of them, without tokens.
+        limits: the most tokens of each, 1 or more, the last of which needs no room.
+        ends: tokens that end a generation.
+
+    Yields:
+        The generations after every step; the step of a token has put the one before it, of the same
+        prompt, into the cache.
+    """
+    if isinstance(filled, GraphedDecode):
+        steps = _graphed_steps(filled, model, sampler, hidden, generations, limits)
+    else:
+        steps = _steps(filled, model, sampler, hidden, generations)
     with contextlib.closing(steps):
         for tokens in steps:
             for generation, limit, token in zip(generations, limits, tokens, strict=True):
@@ -152,10 +180,14 @@ def _graphed_steps(
     generations: Sequence[Generation],
     limits: Sequence[int],
 ) -> Generator[list[int], None, None]:
-    """The same through a GraphedDecode; a step starts before the tokens of the last are read."""
+    """The same through a GraphedDecode; a step starts before the tokens of the last are read.
+
+    In the end the sampler has drawn as often as it would have in `_steps`.
+    """
     chosen = sampler(model.logits(hidden), [])
     rows = range(len(generations))
     decode.join(rows, chosen, [len(g.prompt) for g in generations], sampler.rows)
+    draws = 0
     try:
         tokens = chosen.tolist()
         yield tokens
@@ -172,11 +204,13 @@ def _graphed_steps(
             if not started:
                 return
             step = started.popleft()
+            draws += 1
             for row, token in zip(step.rows, step.wait(), strict=True):
                 tokens[row] = token
             yield tokens
     finally:
         decode.leave(decode.rows)
+        sampler.rows.step.add_(draws)
 
 
 def prefill(

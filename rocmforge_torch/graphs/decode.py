@@ -126,19 +126,23 @@ class GraphedDecode:
         """Device memory that the graphs, all buckets together, hold for intermediate results."""
         return self._device.pool_bytes()
 
-    def begin(self, first: int, count: int = 1) -> KVCache:
+    def begin(self, first: int, count: int = 1, kept: int = 0) -> KVCache:
         """Empty `count` rows from number `first` on -> a cache of these rows alone, to be filled.
 
+        Each keeps its first `kept` tokens, which it must have.
+
         Raises:
-            ValueError: there are no such rows, or one of them decodes.
+            ValueError: there are no such rows, one of them decodes, or a row has no room for the
+                tokens that it is to keep.
         """
         with self._lock:
             self._check_free(range(first, first + count))
+            self._check_length(first, kept)
             self._device.order()
             with torch.inference_mode(False):
                 part = self.cache.sequences(first, count)
                 # Lengths of its own: steps of other rows touch those of the whole cache meanwhile.
-                part.lengths, part.longest = torch.zeros_like(part.lengths), 0
+                part.lengths, part.longest = torch.full_like(part.lengths, kept), kept
             return part
 
     def join(
@@ -168,11 +172,7 @@ class GraphedDecode:
                     f"parameters, got {len(tokens)}, {len(lengths)}, {[*map(len, sampling)]}"
                 )
             for row, length in zip(rows, lengths, strict=True):
-                if not 0 <= length <= self.cache.max_seq_len:
-                    raise ValueError(
-                        f"GraphedDecode.join: a row holds 0 to {self.cache.max_seq_len} tokens, "
-                        f"got {length} for row {row}"
-                    )
+                self._check_length(row, length)
             if not rows:
                 return
             self._device.order()
@@ -244,6 +244,13 @@ class GraphedDecode:
         busy = [row for row in rows if row in self._begun]
         if busy:
             raise ValueError(f"GraphedDecode: row {busy[0]} decodes; let it leave first")
+
+    def _check_length(self, row: int, length: int) -> None:
+        if not 0 <= length <= self.cache.max_seq_len:
+            raise ValueError(
+                f"GraphedDecode: a row holds 0 to {self.cache.max_seq_len} tokens, "
+                f"got {length} for row {row}"
+            )
 
     def _start_over(self) -> None:
         """The model is another than the one captured."""

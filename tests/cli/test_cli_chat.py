@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
 import signal
 import sys
@@ -15,6 +17,8 @@ from commands import Result, Run, start
 from rocmforge_torch import load_model
 from rocmforge_torch.cli.conversation import Conversation
 from rocmforge_torch.generate import SamplingParams
+from rocmforge_torch.graphs import GraphedDecode
+from rocmforge_torch.nn import KVCache
 
 GREEDY = ("--temp", "0", "-n", "8")
 
@@ -55,6 +59,75 @@ def test_only_new_tokens_are_computed(tiny_model: Path) -> None:
     assert len(second) < len(whole) - len(first) + 1
     assert talk.cached == whole[: -len(second)]
     assert talk.cache.lengths.tolist() == [len(talk.cached)]
+
+
+@pytest.fixture(params=["eager", "recorded"])
+def replays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How often a graph was replayed; None where a GraphedDecode runs eagerly."""
+    if request.param == "eager":
+        return lambda: None
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "graphs")
+    from recorded_graphs import RecordingDevice
+
+    before = RecordingDevice.replays
+    monkeypatch.setattr(
+        "rocmforge_torch.graphs.decode.graph_device", lambda device: RecordingDevice()
+    )
+    return lambda: RecordingDevice.replays - before
+
+
+def hold(talk: Conversation, text: str, pieces: int = 1000) -> tuple[list[int], str, str]:
+    """One turn, broken off after so many pieces -> its new tokens, the answer, why it ended."""
+    new = talk.say(text)
+    with contextlib.closing(talk.reply(new)) as answer:
+        written = "".join(itertools.islice(answer, pieces))
+    talk.end(written)
+    return new, written, talk.finish_reason
+
+
+def talking_twice(path: Path, room: int, max_tokens: int) -> list[Conversation]:
+    """The same conversation through a cache, and through a GraphedDecode."""
+    model = load_model(path)
+    params = SamplingParams(temperature=1.5, seed=7, max_tokens=max_tokens)
+    talks = [Conversation(model, params, room, graphed=graphed) for graphed in (False, True)]
+    assert [isinstance(talk.filled, GraphedDecode) for talk in talks] == [False, True]
+    return talks
+
+
+def captures(talk: Conversation) -> int:
+    assert isinstance(talk.filled, GraphedDecode)
+    return talk.filled.captures
+
+
+def test_graphs_say_the_same(tiny_model: Path, replays: Any) -> None:
+    """Whole turns, and turns that are broken off while steps are under way."""
+    talks = talking_twice(tiny_model, 600, 20)
+    for text, pieces in (("hello", 1000), ("and?", 3), ("so", 1), ("", 0), ("more", 1000)):
+        first, second = (hold(talk, text, pieces) for talk in talks)
+        assert first == second
+        assert talks[0].cached == talks[1].cached
+        assert len(first[0]) < len(talks[0].cached) or text == "hello"
+    assert talks[0].messages == talks[1].messages
+    assert captures(talks[1]) == (replays() is not None), "every turn replays the same graph"
+    assert replays() is None or replays() > 40
+
+
+def test_graphs_end_where_the_context_does(tiny_model: Path, replays: Any) -> None:
+    talks = talking_twice(tiny_model, 70, -1)
+    for text in ("x" * 20, "y" * 25):
+        first, second = (hold(talk, text) for talk in talks)
+        assert first == second
+        assert talks[0].cached == talks[1].cached
+        assert first[2] == "length"
+        assert len(talks[0].cached) == 70
+        for talk in talks:
+            talk.clear()
+    assert captures(talks[1]) == (replays() is not None)
+
+
+def test_a_repeat_penalty_is_eager(tiny_model: Path) -> None:
+    params = SamplingParams(repeat_penalty=1.1)
+    assert isinstance(Conversation(load_model(tiny_model), params, 64).filled, KVCache)
 
 
 def test_clear_forgets(chat: Any, tiny_model: Path) -> None:

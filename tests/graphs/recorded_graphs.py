@@ -38,22 +38,34 @@ def storages(values: Any) -> dict[int, Tensor]:
 
 
 class Recorder(TorchDispatchMode):
-    """Records calls; `undo` puts back what they wrote to tensors that were there before."""
+    """Records calls; `undo` puts back what they wrote to tensors that were there before, and leaves
+    alone what other threads write beside it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._written: list[tuple[Tensor, Tensor, Tensor]] = []  # bytes, where, what was there
         self._made: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in READS:
             raise RuntimeError("operation not permitted when stream is capturing")
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                self._keep(value)
+        written = [
+            value
+            for argument, value in zip(func._schema.arguments, args, strict=False)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        before = [
+            (whole, whole.clone())
+            for key, tensor in storages(written).items()
+            if key not in self._made
+            for whole in [torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())]
+        ]
         out = func(*args, **kwargs)
+        for whole, was in before:
+            places = (whole != was).nonzero()[:, 0]
+            self._written.append((whole, places, was[places]))
         inputs = storages((args, kwargs))
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         fresh = [r for r in results if r.untyped_storage()._cdata not in inputs]
@@ -61,15 +73,9 @@ class Recorder(TorchDispatchMode):
         self.calls.append((func, args, kwargs, results))
         return out
 
-    def _keep(self, tensor: Tensor) -> None:
-        key = tensor.untyped_storage()._cdata
-        if key not in self._made and key not in self._before:
-            whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-            self._before[key] = whole, whole.clone()
-
     def undo(self) -> None:
-        for whole, before in self._before.values():
-            whole.copy_(before)
+        for whole, places, was in reversed(self._written):
+            whole[places] = was
 
     def replay(self) -> None:
         with torch.inference_mode():

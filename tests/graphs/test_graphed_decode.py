@@ -481,6 +481,8 @@ def test_errors(model: CausalLM) -> None:
         decode.join([0], [3, 4], [0], one)
     with pytest.raises(ValueError, match="holds 0 to 8 tokens, got 9 for row 0"):
         decode.join([0], [3], [9], one)
+    with pytest.raises(ValueError, match="holds 0 to 8 tokens, got 9 for row 0"):
+        decode.begin(0, kept=9)
     with pytest.raises(ValueError, match="row 0 does not decode"):
         decode.leave([0])
     for _ in range(8):
