@@ -15,12 +15,13 @@ from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx
 
 from rocmforge_torch.fx.graph_pass import GRAPH_PASSES, InductorPass, others_than
+from rocmforge_torch.fx.memory_plan import plan_memory
 from rocmforge_torch.fx.optimize import check_passes, run_passes
 from rocmforge_torch.fx.reinplace import reinplace
 from rocmforge_torch.fx.shapes import complete
 from rocmforge_torch.fx.static_inputs import merge_static_inputs
 
-MAX_LEVEL = 3  # the memory plan of level 4 holds for one shape of the inputs
+PLANNED = 4  # the level of the memory plan
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Options:
 
     Attributes:
         inductor: whether Inductor compiles what is left; else the optimised graph runs as it is.
-        level: of the passes, 0 to 3, as for `fx.optimize`.
+        level: of the passes, as for `fx.optimize`: 0 to 3, without Inductor also 4.
         disable: names of passes to leave out.
     """
 
     inductor: bool = True
-    level: int = MAX_LEVEL
+    level: int = 3
     disable: Collection[str] = ()
 
     @classmethod
@@ -50,10 +51,14 @@ class Options:
         made = cls(**options)
         if not isinstance(made.inductor, bool):
             raise ValueError(f"backend 'rocmforge': inductor must be a bool, got {made.inductor!r}")
-        if type(made.level) is not int or not 0 <= made.level <= MAX_LEVEL:
+        if type(made.level) is not int or not 0 <= made.level <= PLANNED:
             raise ValueError(
-                f"backend 'rocmforge': level must be an int from 0 to {MAX_LEVEL}, "
-                f"got {made.level!r}"
+                f"backend 'rocmforge': level must be an int from 0 to {PLANNED}, got {made.level!r}"
+            )
+        if made.inductor and made.level == PLANNED:
+            raise ValueError(
+                "backend 'rocmforge': Inductor plans the memory of what it compiles itself: "
+                "level 4 needs inductor=False"
             )
         if isinstance(made.disable, str):
             raise ValueError(
@@ -111,6 +116,11 @@ def _plain(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
     def compiler(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         reinplace(graph)
         run_passes(graph, options.level, others_than(GRAPH_PASSES, options.disable), complete)
+        if options.level == PLANNED and "plan" not in options.disable:
+            complete(graph)
+            # Dynamo and AOTAutograd hold inputs to what they were traced with (sizes that may
+            # change are symbols), and call graphs without gradients.
+            plan_memory(graph, check=False)
         return make_boxed_func(graph.forward)
 
     backend = aot_autograd(

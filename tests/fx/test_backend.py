@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch._functorch.aot_autograd import make_boxed_func
 
-from rocmforge_torch.fx import backend
+from rocmforge_torch.fx import MemoryPlan, backend
 from rocmforge_torch.nn import QuantLinear
+from tests.fx.poison import PoisoningInterpreter
 
 ops = torch.ops.rocmforge
 Q4_0 = 2
@@ -85,8 +87,9 @@ assert "rocmforge_torch" in sys.modules
     ("arguments", "problem"),
     [
         ({"options": {"levle": 2}}, r"no option is called \['levle'\]; there are \['inductor'"),
-        ({"options": {"level": 4}}, "level must be an int from 0 to 3, got 4"),
-        ({"options": {"level": True}}, "level must be an int from 0 to 3, got True"),
+        ({"options": {"level": 5}}, "level must be an int from 0 to 4, got 5"),
+        ({"options": {"level": 4}}, "Inductor plans the memory .* level 4 needs inductor=False"),
+        ({"options": {"level": True}}, "level must be an int from 0 to 4, got True"),
         ({"options": {"inductor": 1}}, "inductor must be a bool, got 1"),
         ({"options": {"disable": "fuse"}}, "disable must hold names of passes, got 'fuse'"),
         ({"options": {"disable": ["fues"]}}, r"no pass is called \['fues'\]; there are \['cse'"),
@@ -277,11 +280,12 @@ def _depends_on_data(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("function", [_views, _mutates, _random, _branches, _depends_on_data])
 @pytest.mark.parametrize("grad", [False, True])
-def test_ordinary_programs(function: Callable[[Tensor], Any], grad: bool) -> None:
+@pytest.mark.parametrize("level", [2, 4])
+def test_ordinary_programs(function: Callable[[Tensor], Any], grad: bool, level: int) -> None:
     x = torch.randn(4, 4)
     outcomes = []
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        for run in (function, compiled(function, level=2)):
+        for run in (function, compiled(function, level=level)):
             torch.manual_seed(0)
             leaf = x.clone().requires_grad_(grad)
             given = leaf * 1 if grad else leaf
@@ -308,3 +312,52 @@ def test_with_inductor() -> None:
         close(function(*ours, new, at), step(*theirs, new, at))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert [t.data_ptr() for t in ours] == places
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> list[MemoryPlan]:
+    """Planned graphs run so that what no value covers any more is destroyed -> their plans."""
+    plans = []
+
+    def poisoning(forward: Any) -> Any:
+        gm = forward.__self__
+        plans.append(gm.meta["memory_plan"])
+        return make_boxed_func(lambda *args: PoisoningInterpreter(gm).run(*args))
+
+    monkeypatch.setattr(backend, "make_boxed_func", poisoning)
+    return plans
+
+
+def test_a_plan_inside(poisoned: list[MemoryPlan]) -> None:
+    """Results of earlier calls stay what they are, other shapes have other plans."""
+    module = Gated(True)
+    function = compiled(module, level=4, disable=["fuse"])
+    inputs = [torch.randn(rows, HIDDEN) for rows in (2, 2, 5, 3, 2)]
+    with torch.inference_mode():
+        results = [function(x) for x in inputs]
+        for x, got in zip(inputs, results, strict=True):
+            assert torch.equal(got, module(x))
+    known, changing = poisoned
+    assert known.planned >= 6
+    assert known.arena_bytes < known.intermediate_bytes
+    assert changing.planned == 0
+
+
+def test_a_plan_forward_and_backward(poisoned: list[MemoryPlan]) -> None:
+    module, x = Gated(), torch.randn(3, HIDDEN)
+    outcomes = []
+    for run in (module, compiled(module, level=4, disable=["fuse"])):
+        first, second = x.clone().requires_grad_(), x.neg().requires_grad_()
+        outs = [run(first), run(second)]
+        (outs[0].square().sum() + outs[1].sum()).backward()
+        outcomes.append([*outs, first.grad, second.grad])
+    for got, want in zip(*outcomes, strict=True):
+        assert torch.equal(got, want)
+    assert [plan.planned > 3 for plan in poisoned] == [True, True]
+
+
+def test_a_plan_needs_no_leave_of_gradients() -> None:
+    """An input that requires one although nothing that comes out does."""
+    x = torch.randn(8, requires_grad=True)
+    function = compiled(lambda x: (x.sin().exp().cos() > 0.5).sum(), level=4)
+    assert torch.equal(function(x), (x.sin().exp().cos() > 0.5).sum())

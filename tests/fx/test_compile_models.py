@@ -34,12 +34,15 @@ def test_every_architecture_is_here() -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", TINY)
-def test_plain(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [*((name, 2) for name in TINY), ("gemma3", 4), ("phi3", 4), ("starcoder2", 4)],
+)
+def test_plain(name: str, level: int) -> None:
     """Bit for bit; one compilation for prefill, one for decoding, one more of each when lengths or
     the batch first change, none after that."""
     model, eager = decoder(name), decoder(name)
-    options = {"inductor": False, "level": 2}
+    options = {"inductor": False, "level": level, "disable": ["fuse"]}
     function = torch.compile(model, backend="rocmforge", fullgraph=True, options=options)
     before = graphs_compiled()
     for batch, most in ((3, 3), (5, 5)):
