@@ -4,7 +4,8 @@ usage: python -m benchmarks.fx_optimize [--preset llama-small] [--layers 32] [--
 
 The graph has as many nodes as that of any Llama with so many layers, 32 for the 8B shape; the
 weights are narrow by default, because a pass takes time by nodes (only `merge` and `pack` also copy
-weights). --preset llama-8b takes the weights of full size: 5 GB on disk, and as much memory twice.
+weights, `merge` none here, where they follow each other in the file). --preset llama-8b takes the
+weights of full size: 5 GB on disk.
 Query, key and value, and gate and up, are left apart, which gives the passes the most to do;
 --fused loads the model as load_model does by default.
 """

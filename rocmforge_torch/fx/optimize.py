@@ -124,12 +124,19 @@ def count_nodes(gm: fx.GraphModule) -> int:
 
 
 def attribute_bytes(gm: fx.GraphModule) -> int:
-    """Bytes of the storages that the module's parameters, buffers and constants hold."""
-    storages: dict[int, int] = {}
+    """Bytes of memory that the module's parameters, buffers and constants hold."""
+    spans: set[tuple[str, int, int]] = set()  # a stack may be another storage over the same memory
     for module in gm.modules():
         tables = (module._parameters, module._buffers, vars(module))
         for value in [v for table in tables for v in table.values()]:
             if isinstance(value, torch.Tensor) and value.layout == torch.strided:
                 storage = value.untyped_storage()
-                storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
+                is_real = type(value) in (torch.Tensor, torch.nn.Parameter) and not value.is_meta
+                start = storage.data_ptr() if is_real else storage._cdata
+                spans.add((str(value.device), start, start + storage.nbytes()))
+    total, reached = 0, ("", 0)
+    for device, start, end in sorted(spans):
+        known = reached[1] if reached[0] == device else 0
+        total += max(end - max(start, known), 0)
+        reached = device, max(end, known)
+    return total

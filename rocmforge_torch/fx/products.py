@@ -17,6 +17,7 @@ from rocmforge_torch.fx.behaviour import bind
 from rocmforge_torch.fx.memory import Memory, Versions
 from rocmforge_torch.fx.nested import graph_modules, run_nested
 from rocmforge_torch.fx.overloads import resolve_overloads
+from rocmforge_torch.fx.stacking import stack_rows
 from rocmforge_torch.quant_types import row_elements
 
 getitem = operator.getitem
@@ -59,7 +60,7 @@ def _attribute(node: fx.Node) -> Tensor | None:
 
 
 def _stack_attributes(gm: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
-    whole = torch.cat([attribute_of(node) for node in nodes])
+    whole = stack_rows([attribute_of(node) for node in nodes])
     return gm.graph.get_attr(new_attribute(gm, "merged", whole))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch._guards import TracingContext
 
 from rocmforge_torch.fx.products import Constants, merge_products
+from rocmforge_torch.fx.stacking import are_one, stack_rows
 
 Arrange = Callable[[Sequence[Any]], list[Any]]
 
@@ -93,28 +94,18 @@ def _copy(gm: fx.GraphModule) -> fx.GraphModule:
 def stacked(parts: list[Tensor]) -> Tensor:
     """The rows of all parts in one tensor, whose memory the parts share from then on.
 
-    The first time the rows are copied and the parts become views of the copy, so that there is one
-    copy of them and a later write to a part is seen. The next time the parts are found to lie one
-    after the other, and nothing is copied.
+    The first time the rows are copied, unless they lie one after the other already, and the parts
+    become views of the stack, so that there is one copy of them and a later write to a part is
+    seen. The next time the parts are found to share it, and nothing is done.
     """
     first = parts[0]
     rows = [part.shape[0] for part in parts]
-    if not _follow_each_other(parts):
+    if not are_one(parts):
         # Of the kind that the parts are, whatever mode the model runs in.
         with torch.inference_mode(first.is_inference()), torch.no_grad():
-            for part, piece in zip(parts, torch.cat(parts).split(rows), strict=True):
+            for part, piece in zip(parts, stack_rows(parts).split(rows), strict=True):
                 part.data = piece
     return first.as_strided((sum(rows), *first.shape[1:]), first.stride())
-
-
-def _follow_each_other(parts: list[Tensor]) -> bool:
-    storage = parts[0].untyped_storage()
-    place = parts[0].data_ptr()
-    for part in parts:
-        if part.data_ptr() != place or part.untyped_storage()._cdata != storage._cdata:
-            return False
-        place += part.nbytes
-    return True
 
 
 def _is_static(node: fx.Node) -> bool:
