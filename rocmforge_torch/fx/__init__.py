@@ -10,6 +10,7 @@ from rocmforge_torch.fx.packing import pack_weights
 from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.shapes import annotate
 from rocmforge_torch.fx.views import cancel_views
+from rocmforge_torch.fx.widening import widen_weights
 
 __all__ = [
     "PASSES",
@@ -24,4 +25,5 @@ __all__ = [
     "optimize",
     "pack_weights",
     "plan_memory",
+    "widen_weights",
 ]

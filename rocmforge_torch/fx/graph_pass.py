@@ -11,8 +11,8 @@ from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_file
 from rocmforge_torch.fx.optimize import PASSES, check_passes, run_passes
 from rocmforge_torch.fx.shapes import complete
 
-# The passes for graphs whose weights are inputs. `merge` and `pack` need the weights themselves,
-# the memory plan needs a graph that is run as it is.
+# The passes for graphs whose weights are inputs. `widen`, `merge` and `pack` need the weights
+# themselves, the memory plan needs a graph that is run as it is.
 GRAPH_PASSES = ("cse", "views", "fuse", "dce")
 
 

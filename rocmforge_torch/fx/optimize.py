@@ -22,6 +22,7 @@ from rocmforge_torch.fx.products import merge_products
 from rocmforge_torch.fx.report import PassReport, Report
 from rocmforge_torch.fx.shapes import annotate
 from rocmforge_torch.fx.views import cancel_views
+from rocmforge_torch.fx.widening import widen_weights
 
 Pass = Callable[[fx.GraphModule], PassResult]
 
@@ -29,6 +30,7 @@ Pass = Callable[[fx.GraphModule], PassResult]
 PASSES: dict[str, tuple[Pass, int, bool]] = {
     "cse": (eliminate_common_subexpressions, 1, False),
     "views": (cancel_views, 2, True),
+    "widen": (widen_weights, 3, False),
     "merge": (merge_products, 2, False),
     "fuse": (fuse, 3, True),
     "pack": (pack_weights, 2, False),
@@ -49,9 +51,9 @@ def optimize(
         gm: what to optimise; it stays as it is, and the result shares its parameters.
         example_inputs: tensors (real or fake) like those it will be called with. Passes that need
             to know shapes are left out without them.
-        level: 0 nothing; 1 CSE and DCE; 2 also views, merged and packed products; 3 also fusion,
-            the only pass after which values may differ in the last bit; 4 also the memory plan,
-            after which inputs must be like the examples.
+        level: 0 nothing; 1 CSE and DCE; 2 also views, merged and packed products; 3 also widened
+            weights and fusion, the passes after which values may differ in the last bit; 4 also the
+            memory plan, after which inputs must be like the examples.
         disable: names of passes to leave out, of fx.PASSES.
 
     Returns:

@@ -22,6 +22,8 @@ from rocmforge_torch.quant_types import row_elements
 
 getitem = operator.getitem
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
+pack_weight = torch.ops.rocmforge.pack_weight.default
+unpack_weight = torch.ops.rocmforge.unpack_weight.default
 split = torch.ops.aten.split_with_sizes.default
 # The CPU computes products of fewer multiplications exactly (csrc/ops/quant_product_cpu.cpp).
 SMALL_PRODUCT = 1 << 17
@@ -49,10 +51,12 @@ class Constants:
     Attributes:
         tensor_of: the tensor that a node yields, or one like it; None if it is no such node.
         stack: makes one node of several, for their rows one after the other.
+        stack_packed: the same for weights of a GGML type that are packed; None if they stay apart.
     """
 
     tensor_of: Callable[[fx.Node], Tensor | None]
     stack: Callable[[fx.GraphModule, list[fx.Node]], fx.Node]
+    stack_packed: Callable[[fx.GraphModule, list[fx.Node], int], fx.Node] | None = None
 
 
 def _attribute(node: fx.Node) -> Tensor | None:
@@ -64,7 +68,14 @@ def _stack_attributes(gm: fx.GraphModule, nodes: list[fx.Node]) -> fx.Node:
     return gm.graph.get_attr(new_attribute(gm, "merged", whole))
 
 
-ATTRIBUTES = Constants(_attribute, _stack_attributes)
+def _stack_packed_attributes(gm: fx.GraphModule, nodes: list[fx.Node], qtype: int) -> fx.Node:
+    # The planes of packed matrices do not follow each other: by way of blocks.
+    parts = [unpack_weight(attribute_of(node), qtype) for node in nodes]
+    whole = pack_weight(torch.cat(parts), qtype)
+    return gm.graph.get_attr(new_attribute(gm, "merged", whole))
+
+
+ATTRIBUTES = Constants(_attribute, _stack_attributes, _stack_packed_attributes)
 
 
 @dataclass(frozen=True)
@@ -74,13 +85,14 @@ class Product:
     Attributes:
         node: the product.
         x, weight, bias: its arguments; `qweight` and `bias_value` are the tensors of the last two.
-        qtype: the GGML type number.
+        qtype, layout: the GGML type number, and the layout of the weight.
     """
 
     node: fx.Node
     x: fx.Node
     weight: fx.Node
     qtype: int
+    layout: int
     bias: fx.Node | None
     qweight: Tensor
     bias_value: Tensor | None
@@ -93,14 +105,16 @@ def product_of(node: fx.Node, memory: Memory, constants: Constants = ATTRIBUTES)
     bound: dict[str, Any] = {"bias": None, "layout": 0} | (bind(quant_matmul._schema, node) or {})
     x, weight, bias = bound["x"], bound["qweight"], bound["bias"]
     qweight = constants.tensor_of(weight)
-    if bound["layout"] != 0 or qweight is None or memory.group(weight) in memory.written:
+    if qweight is None or memory.group(weight) in memory.written:
+        return None
+    if bound["layout"] == 1 and constants.stack_packed is None:
         return None
     bias_value = None
     if bias is not None:
         bias_value = constants.tensor_of(bias)
         if bias_value is None or memory.group(bias) in memory.written:
             return None
-    return Product(node, x, weight, bound["qtype"], bias, qweight, bias_value)
+    return Product(node, x, weight, bound["qtype"], bound["layout"], bias, qweight, bias_value)
 
 
 def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> PassResult:
@@ -113,14 +127,34 @@ def merge_products(gm: fx.GraphModule, constants: Constants = ATTRIBUTES) -> Pas
     anything else reads, in any graph, which would be there twice. Nested graphs are treated one by
     one.
     """
+    for module in graph_modules(gm):
+        resolve_overloads(module)
     return run_nested(gm, lambda module: _merge_in(module, graph_modules(gm), constants))
 
 
 def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: Constants) -> bool:
-    resolve_overloads(gm)
     memory = Memory(gm.graph)
-    versions = Versions(memory)
     groups: dict[Hashable, list[Product]] = {}
+    for like, product in mergeable(gm, memory, constants):
+        groups.setdefault((like, product.qtype), []).append(product)
+    several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
+    merged = without_other_readers(everywhere, several, constants)
+    stacks: dict[Hashable, fx.Node] = {}
+    for product in [product for products in merged for product in products]:
+        _accept_strides(product.node, memory)
+    for products in merged:
+        _merge(gm, products, constants, stacks)
+    return bool(merged)
+
+
+def mergeable(
+    gm: fx.GraphModule, memory: Memory, constants: Constants = ATTRIBUTES
+) -> Iterator[tuple[Hashable, Product]]:
+    """Products that may become one, each with what those must have in common, the type aside.
+
+    (That nothing else reads their weights is another condition.)
+    """
+    versions = Versions(memory)
     for node in gm.graph.nodes:
         versions.step(node)
         product = product_of(node, memory, constants)
@@ -129,18 +163,19 @@ def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: C
             continue
         if any(_reads_strides(user) for user in _aliases(node, memory)):
             continue
-        weight, bias = product.qweight, product.bias_value
-        like = None if bias is None else (bias.dtype, bias.device)
-        key = (product.x, versions.of(product.x), product.qtype, weight.shape[1], weight.device)
-        groups.setdefault((*key, like, _is_small(product)), []).append(product)
-    several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
-    merged = _without_other_readers(everywhere, several, constants)
-    stacks: dict[Hashable, fx.Node] = {}
-    for product in [product for products in merged for product in products]:
-        _accept_strides(product.node, memory)
-    for products in merged:
-        _merge(gm, products, constants, stacks)
-    return bool(merged)
+        bias = product.bias_value
+        yield (
+            (
+                product.x,
+                versions.of(product.x),
+                row_elements(product.qtype, product.qweight.shape[1]),
+                product.qweight.device,
+                product.layout,
+                None if bias is None else (bias.dtype, bias.device),
+                _is_small(product),
+            ),
+            product,
+        )
 
 
 def _multiplications(product: Product, rows: int) -> int:
@@ -171,7 +206,7 @@ def _same_arithmetic(products: list[Product]) -> bool:
     return rows is not None and sum(_multiplications(p, rows) for p in products) < SMALL_PRODUCT
 
 
-def _without_other_readers(
+def without_other_readers(
     everywhere: list[fx.GraphModule], groups: list[list[Product]], constants: Constants
 ) -> list[list[Product]]:
     """The groups whose weights nothing reads but products of groups over the same weights."""
@@ -197,20 +232,25 @@ def _merge(
     constants: Constants,
     stacks: dict[Hashable, fx.Node],
 ) -> None:
-    def stack(nodes: list[fx.Node]) -> fx.Node:
+    first = products[0]
+
+    def stack(nodes: list[fx.Node], layout: int) -> fx.Node:
         key = tuple(id(constants.tensor_of(node)) for node in nodes)
         if key not in stacks:
-            stacks[key] = constants.stack(gm, nodes)
+            if layout == 1 and constants.stack_packed is not None:
+                stacks[key] = constants.stack_packed(gm, nodes, first.qtype)
+            else:
+                stacks[key] = constants.stack(gm, nodes)
         return stacks[key]
 
-    first = products[0]
     biases = [p.bias for p in products if p.bias is not None]
     start = next(n for n in gm.graph.nodes if n.op != "placeholder")
     with gm.graph.inserting_before(start):  # where products of the same weights can see it
-        weight = stack([p.weight for p in products])
-        bias = stack(biases) if biases else None
+        weight = stack([p.weight for p in products], first.layout)
+        bias = stack(biases, 0) if biases else None
     with gm.graph.inserting_before(first.node):
-        whole = gm.graph.call_function(quant_matmul, (first.x, weight, first.qtype, bias))
+        given = (first.x, weight, first.qtype, bias, first.layout)
+        whole = gm.graph.call_function(quant_matmul, given)
         sizes = [p.qweight.shape[0] for p in products]
         parts = gm.graph.call_function(split, (whole, sizes, -1))
         views = [gm.graph.call_function(getitem, (parts, i)) for i in range(len(products))]

@@ -66,6 +66,44 @@ def test_three_projections_are_one_product(biased: bool) -> None:
     assert shapes == {(80, 36), (80,)} if biased else {(80, 36)}
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "Q6_K", "IQ4_XS"])
+def test_packed_projections_are_one_product(name: str) -> None:
+    qtype = next(r.id for r in QUANT_TYPES.values() if r.name == name)
+    rows, weight = (8, 4, 4), torch.randn(16, 1024)
+    whole = ops.quantize(weight, qtype)
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for number, part in enumerate(whole.split(rows)):
+                self.register_buffer(f"w{number}", ops.pack_weight(part, qtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = [
+                ops.quant_matmul(x, self.get_buffer(f"w{i}"), qtype, None, 1) for i in range(3)
+            ]
+            return torch.cat([part * 2 for part in parts], -1)
+
+    module, x = Packed(), torch.randn(2, 1024)
+    gm = trace(module, x)
+    assert merge_products(gm).modified
+    assert counts(gm) == {"quant_matmul": 1}
+    (packed,) = gm.buffers()
+    assert torch.equal(packed, ops.pack_weight(whole, qtype))
+    assert torch.equal(gm(x), module(x))
+    assert not pack_weights(gm, ("cpu",)).modified
+
+
+def test_layouts_stay_apart() -> None:
+    class Mixed(Projections):
+        def forward(self, x: Tensor) -> Tensor:
+            packed = ops.quant_matmul(x, self.k, Q4_0, None, 1)
+            return ops.quant_matmul(x, self.v, Q4_0).sin() + packed.sin()
+
+    gm = trace(Mixed(), torch.randn(2, 64))
+    assert not merge_products(gm).modified
+
+
 def test_types_stay_apart() -> None:
     module, x = Projections(v_type=Q8_0), torch.randn(2, 3, 64)
     gm = trace(module, x)
