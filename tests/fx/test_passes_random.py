@@ -22,6 +22,7 @@ from rocmforge_torch.fx import (
     optimize,
     pack_weights,
     plan_memory,
+    widen_weights,
 )
 from tests.fx.outcomes import Case, assert_same, close_tensor, run, same_tensor
 from tests.fx.poison import PoisoningInterpreter
@@ -33,6 +34,7 @@ ONE_BY_ONE: dict[str, Pass] = {
     "cse": eliminate_common_subexpressions,
     "dce": eliminate_dead_code,
     "views": cancel_views,
+    "widen": partial(widen_weights, device_types=("cpu",)),
     "merge": merge_products,
     "pack": partial(pack_weights, device_types=("cpu",)),
     "plan": plan_memory,
