@@ -7,8 +7,10 @@ without a kernel run the reference in `ops/reference`, with one warning.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -57,6 +59,20 @@ def set_exact(exact: bool) -> None:
     """Tell every loaded library whether quantized products are computed in float."""
     for library in _loaded.values():
         library.rocmforge_set_exact(ctypes.c_int(exact))
+
+
+@contextlib.contextmanager
+def weights_at_rest() -> Iterator[None]:
+    """Promise, for this thread, that no kernel that it has yet to see done writes to quantized
+    weights: a product on a GPU may then read them while the kernels ahead of it still run."""
+    library = _loaded.get("gpu")
+    if library is not None:
+        library.rocmforge_set_weights_at_rest(ctypes.c_int(True))
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.rocmforge_set_weights_at_rest(ctypes.c_int(False))
 
 
 def cpu_instruction_set() -> str:

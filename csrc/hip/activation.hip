@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(kThreads)
     gated_kernel(const T* __restrict__ gate, RowLayout gate_rows, const T* __restrict__ up,
                  RowLayout up_rows, T* __restrict__ out, int64_t rows, int width,
                  int blocks_per_row) {
+  follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>, kStep = kThreads * kCount;
   const int lane = threadIdx.x;
   for (int64_t block = blockIdx.x; block < rows * blocks_per_row; block += gridDim.x) {
@@ -44,10 +45,10 @@ Status gated(DType dtype, const void* gate, const RowLayout& gate_rows, const vo
       constexpr bool kVectors = decltype(vectors)::value;
       constexpr int kStep = kThreads * kStepElements<T, kVectors>;
       const int blocks = static_cast<int>((width + kStep - 1) / kStep);
-      gated_kernel<Gate, T, kVectors>
-          <<<grid_size(rows * blocks), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-              static_cast<const T*>(gate), gate_rows, static_cast<const T*>(up), up_rows,
-              static_cast<T*>(out), rows, static_cast<int>(width), blocks);
+      launch_early(gated_kernel<Gate, T, kVectors>, grid_size(rows * blocks), kThreads, 0,
+                   static_cast<gpuStream_t>(stream), static_cast<const T*>(gate), gate_rows,
+                   static_cast<const T*>(up), up_rows, static_cast<T*>(out), rows,
+                   static_cast<int>(width), blocks);
     });
   });
   return launch_status();

@@ -26,6 +26,8 @@ struct LdsActivations {
   float* residuals;  // [kRows, slots / kSpan]
   int slots;
 
+  static constexpr int kThreadCodes = 8;  // of a thread; four threads share a scale
+
   static constexpr int slots_for(int cols) {
     return (cols / (16 * T::kGroups) + 31) / 32 * 32 * T::kGroups;
   }
@@ -46,65 +48,95 @@ struct LdsActivations {
   static __device__ __forceinline__ int slot(int s, int g) {
     return (s / 32 * kPer + g) * 32 + s % 32;
   }
-  __device__ __forceinline__ uint4 codes_at(int row, int s, int group) const {
-    return codes[row * slots + slot<T::kGroups>(s, group)];
+  // The same for what lane `lane` of a wave works at, as step chunk * kWaveSize + lane.
+  template <int kPer>
+  static __device__ __forceinline__ int lane_slot(int chunk, int lane, int g) {
+    return ((chunk * (kWaveSize / 32) + lane / 32) * kPer + g) * 32 + lane % 32;
   }
-  __device__ __forceinline__ Factor factor_at(int row, int s, int unit) const {
-    return factors[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
+  __device__ __forceinline__ uint4 codes_at(int row, int chunk, int lane, int group) const {
+    return codes[row * slots + lane_slot<T::kGroups>(chunk, lane, group)];
   }
-  __device__ __forceinline__ float residual_at(int row, int s, int unit) const {
-    return residuals[row * (slots / T::kSpan) + slot<kUnits>(s, unit)];
+  __device__ __forceinline__ Factor factor_at(int row, int chunk, int lane, int unit) const {
+    return factors[row * (slots / T::kSpan) + lane_slot<kUnits>(chunk, lane, unit)];
+  }
+  __device__ __forceinline__ float residual_at(int row, int chunk, int lane, int unit) const {
+    return residuals[row * (slots / T::kSpan) + lane_slot<kUnits>(chunk, lane, unit)];
   }
 
-  // By all threads of a block, who then have to meet. x [kRows, cols] is contiguous.
-  __device__ __forceinline__ void fill(DType dtype, const void* x, int cols) const {
-    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  // What a thread has loaded of each row: kThreadCodes values, two 16-bit ones to a word.
+  struct Loaded {
+    uint32_t words[kRows][kThreadCodes];
+  };
+
+  // fetch() and fill(), by all threads of a block, who then have to meet: x [kRows, cols] is
+  // contiguous. Between the two its first values are on their way.
+  static __device__ __forceinline__ Loaded fetch(DType dtype, const void* x, int cols) {
+    return load(dtype, x, cols, kThreadCodes * static_cast<int>(threadIdx.x));
+  }
+  __device__ __forceinline__ void fill(Loaded loaded, DType dtype, const void* x, int cols) const {
     // Whole waves go round, for the shuffles.
     const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
+    int first = kThreadCodes * kWaveSize * wave;
 #pragma unroll 1
-    for (int first = kThreadCodes * kWaveSize * wave; first < cols;
-         first += kThreadCodes * static_cast<int>(blockDim.x)) {
+    while (first < cols) {
       const int col = first + kThreadCodes * lane;
-      float values[kRows][kThreadCodes] = {};
-      if (col < cols) {
 #pragma unroll
-        for (int row = 0; row < kRows; ++row) {
-          load(dtype, x, static_cast<int64_t>(row) * cols + col, aligned, values[row]);
-        }
+      for (int row = 0; row < kRows; ++row) {
+        float values[kThreadCodes];
+        convert(dtype, loaded.words[row], values);
+        round(row, col, col < cols, values);
       }
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) round(row, col, col < cols, values[row]);
+      first += kThreadCodes * static_cast<int>(blockDim.x);
+      if (first < cols) loaded = load(dtype, x, cols, first + kThreadCodes * lane);
     }
   }
 
  private:
-  static constexpr int kThreadCodes = 8;  // of a thread; four threads share a scale
-
-  static __device__ __forceinline__ void load(DType dtype, const void* x, int64_t at, bool aligned,
-                                              float (&values)[kThreadCodes]) {
-    switch (dtype) {
-      case DType::kFloat32:
-        return load(static_cast<const float*>(x) + at, aligned, values);
-      case DType::kFloat16:
-        return load(static_cast<const __half*>(x) + at, aligned, values);
-      case DType::kBFloat16:
-        return load(static_cast<const gpu_bfloat16*>(x) + at, aligned, values);
-    }
-  }
-  template <typename In>
-  static __device__ __forceinline__ void load(const In* from, bool aligned,
-                                              float (&values)[kThreadCodes]) {
-    constexpr int kCount = kChunk<In>;
-    if (aligned) {
+  // Values from `col` on; zeros beyond the rows.
+  static __device__ __forceinline__ Loaded load(DType dtype, const void* x, int cols, int col) {
+    Loaded loaded = {};
+    if (col >= cols) return loaded;
+    const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
 #pragma unroll
-      for (int i = 0; i < kThreadCodes; i += kCount) {
-        const auto chunk = *reinterpret_cast<const Chunk<In, kCount>*>(from + i);
+    for (int row = 0; row < kRows; ++row) {
+      const int64_t at = static_cast<int64_t>(row) * cols + col;
+      auto& words = loaded.words[row];
+      if (dtype == DType::kFloat32) {
+        const auto* from = static_cast<const uint32_t*>(x) + at;
+        if (aligned) {
+          load_words<kThreadCodes, 16>(reinterpret_cast<const uint8_t*>(from), words);
+        } else {
+          load_words<kThreadCodes, 4>(reinterpret_cast<const uint8_t*>(from), words);
+        }
+      } else {
+        const auto* from = static_cast<const uint16_t*>(x) + at;
+        uint32_t pairs[kThreadCodes / 2];
+        if (aligned) {
+          load_words<kThreadCodes / 2, 16>(reinterpret_cast<const uint8_t*>(from), pairs);
+        } else {
 #pragma unroll
-        for (int j = 0; j < kCount; ++j) values[i + j] = to_float(chunk.values[j]);
+          for (int i = 0; i < kThreadCodes / 2; ++i) {
+            pairs[i] = from[2 * i] | static_cast<uint32_t>(from[2 * i + 1]) << 16;
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kThreadCodes / 2; ++i) words[i] = pairs[i];
       }
-    } else {
+    }
+    return loaded;
+  }
+  static __device__ __forceinline__ void convert(DType dtype, const uint32_t (&words)[kThreadCodes],
+                                                 float (&values)[kThreadCodes]) {
 #pragma unroll
-      for (int i = 0; i < kThreadCodes; ++i) values[i] = to_float(from[i]);
+    for (int i = 0; i < kThreadCodes; ++i) {
+      const uint32_t pair = words[i / 2];
+      if (dtype == DType::kFloat32) {
+        values[i] = __uint_as_float(words[i]);
+      } else if (dtype == DType::kFloat16) {
+        values[i] = i % 2 ? high_half(pair) : low_half(pair);
+      } else {
+        values[i] = __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
+      }
     }
   }
 

@@ -20,6 +20,7 @@ __global__ void __launch_bounds__(kThreads)
     accumulate_kernel(T* __restrict__ dst, const T* __restrict__ src,
                       const int64_t* __restrict__ offset, int64_t last_start, int64_t row_stride,
                       int64_t count) {
+  follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>;
   constexpr int64_t kStep = kThreads * kCount;
   const int64_t start = *offset;
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kThreads)
     accumulate_strided_kernel(T* __restrict__ dst, const T* __restrict__ src,
                               const int64_t* __restrict__ offset, int64_t last_start,
                               int64_t row_stride, SharedLayout layout, int64_t count) {
+  follow_previous();
   const int64_t start = *offset;
   if (start < 0 || start > last_start) return;
   dst += start * row_stride;
@@ -112,6 +114,7 @@ __device__ __forceinline__ void write_elements(const CacheWrite& w, const Slots&
 template <typename In, typename Cache>
 __global__ void __launch_bounds__(kThreads)
     kv_cache_write_kernel(CacheWrite k, CacheWrite v, Slots slots, Share share) {
+  follow_previous();
   if (blockIdx.y == 0) {
     write_elements<In, Cache>(k, slots, share);
   } else {
@@ -140,6 +143,7 @@ template <class Blocks>
 __global__ void __launch_bounds__(kThreads)
     kv_cache_write_blocks_kernel(CacheWrite k, CacheWrite v, DType dtype, Slots slots,
                                  Share share) {
+  follow_previous();
   if (blockIdx.y == 0) {
     write_blocks<Blocks>(k, dtype, slots, share);
   } else {
@@ -170,8 +174,8 @@ void write(CacheType type, const CacheTarget& k, const CacheTarget& v, bool both
     const CacheWrite keys = block_write(k.cache, launch.dtype, k.fresh, k.layout);
     const CacheWrite values = block_write(v.cache, launch.dtype, v.fresh, v.layout);
     const dim3 grid = launch.grid(keys, values, both);
-    kv_cache_write_blocks_kernel<decltype(quantizer)><<<grid, kThreads, 0, launch.stream>>>(
-        keys, values, launch.dtype, launch.slots, launch.share);
+    launch_early(kv_cache_write_blocks_kernel<decltype(quantizer)>, grid, kThreads, 0,
+                 launch.stream, keys, values, launch.dtype, launch.slots, launch.share);
   };
   if (type == CacheType::kQ8_0) return blocks(QuantizeQ8_0{});
   if (type == CacheType::kQ4_0) return blocks(QuantizeQ4_0{});
@@ -185,8 +189,8 @@ void write(CacheType type, const CacheTarget& k, const CacheTarget& v, bool both
       const CacheWrite values =
           cache_write(v.cache, sizeof(Cache), launch.dtype, v.fresh, v.layout, kCount);
       const dim3 grid = launch.grid(keys, values, both);
-      kv_cache_write_kernel<In, Cache>
-          <<<grid, kThreads, 0, launch.stream>>>(keys, values, launch.slots, launch.share);
+      launch_early(kv_cache_write_kernel<In, Cache>, grid, kThreads, 0, launch.stream, keys, values,
+                   launch.slots, launch.share);
     });
   });
 }
@@ -214,14 +218,13 @@ Status accumulate(DType dtype, void* dst, const void* src, const int64_t* offset
       with_bool(aligned, [&](auto vectors) {
         constexpr bool kVectors = decltype(vectors)::value;
         constexpr int64_t kStep = kThreads * kStepElements<T, kVectors>;
-        accumulate_kernel<T, kVectors>
-            <<<grid_size((count + kStep - 1) / kStep), kThreads, 0, launch_stream>>>(
-                to, from, offset, last_start, row_stride, count);
+        launch_early(accumulate_kernel<T, kVectors>, grid_size((count + kStep - 1) / kStep),
+                     kThreads, 0, launch_stream, to, from, offset, last_start, row_stride, count);
       });
     } else {
-      accumulate_strided_kernel<T>
-          <<<grid_size((count + kThreads - 1) / kThreads), kThreads, 0, launch_stream>>>(
-              to, from, offset, last_start, row_stride, *layout, count);
+      launch_early(accumulate_strided_kernel<T>, grid_size((count + kThreads - 1) / kThreads),
+                   kThreads, 0, launch_stream, to, from, offset, last_start, row_stride, *layout,
+                   count);
     }
   });
   return launch_status();

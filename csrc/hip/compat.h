@@ -166,6 +166,30 @@ struct LdsCopy {
   }
 };
 
+// Whether a wave has the weights that it reads next copied to LDS (copy_to_lds) instead of holding
+// them in registers: not where loads come back in order and a wave waits for the oldest alone.
+constexpr bool kCopiesAhead = false;
+__device__ __forceinline__ void copy_to_lds(void*, const void*) {}
+__device__ __forceinline__ void end_copies() {}
+template <int kLater>
+__device__ __forceinline__ void wait_for_copies() {}
+__device__ __forceinline__ void wave_barrier() {}
+
+template <typename T>
+__device__ __forceinline__ T* lds_address(T* pointer) {
+  return pointer;
+}
+
+// A kernel that launch_early() starts may begin while the one before it in the stream still runs.
+// It calls follow_previous() before it touches memory that another kernel writes or reads: that
+// waits for those before it, and lets the next one begin. Here the start is an ordinary one.
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
+                  const Args&... args) {
+  kernel<<<grid, block, lds, stream>>>(args...);
+}
+__device__ __forceinline__ void follow_previous() {}
+
 #else  // nvcc
 
 #include <cuda_bf16.h>
@@ -303,16 +327,65 @@ __device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_
   return static_cast<int>(__byte_perm(found[0], found[1], Half ? 0x7531 : 0x6420));
 }
 
+// A wave waits for registers by six counters that all its loads share, so that it cannot hold loads
+// of different age under way; copies to LDS it can. copy_to_lds starts one of 16 bytes, both
+// addresses multiples of 16; end_copies ends a thread's group of them, which can be empty;
+// wait_for_copies waits for all groups of the thread but the last kLater.
+constexpr bool kCopiesAhead = true;
+__device__ __forceinline__ void copy_to_lds(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(__cvta_generic_to_global(from))
+               : "memory");
+}
+__device__ __forceinline__ void end_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kLater>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLater) : "memory");
+}
+// The lanes of a wave see what each has written to LDS before.
+__device__ __forceinline__ void wave_barrier() { __syncwarp(); }
+
 struct LdsCopy {
-  __device__ __forceinline__ void fetch(const void* from, void* to) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-                 "l"(__cvta_generic_to_global(from))
-                 : "memory");
-  }
+  __device__ __forceinline__ void fetch(const void* from, void* to) { copy_to_lds(to, from); }
   __device__ __forceinline__ void land(void*) const {
     asm volatile("cp.async.wait_all;" ::: "memory");
   }
 };
+
+// The same pointer to LDS, which the compiler will keep rather than compute at every use.
+template <typename T>
+__device__ __forceinline__ T* lds_address(T* pointer) {
+  auto address = static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+  asm volatile("" : "+r"(address));
+  return static_cast<T*>(__cvta_shared_to_generic(address));
+}
+
+constexpr bool kStartsEarly = true;
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
+                  const Args&... args) {
+  int device = 0, major = 0;
+  if (cudaGetDevice(&device) == cudaSuccess) {
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  }
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid, config.blockDim = block;
+  config.dynamicSmemBytes = static_cast<size_t>(lds), config.stream = stream;
+  config.attrs = &early, config.numAttrs = major >= 9 ? 1 : 0;
+  // A failure is the last error, too.
+  (void)cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+__device__ __forceinline__ void follow_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 #endif

@@ -45,6 +45,7 @@ template <class T, class View>
 __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(const uint8_t* __restrict__ w, int64_t w_rows, int64_t row_bytes, int cols,
                       int64_t first, const int64_t* __restrict__ ids, int64_t total, Target out) {
+  follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int steps = cols / (16 * T::kGroups);
@@ -72,6 +73,7 @@ template <typename In>
 __global__ void __launch_bounds__(kThreads)
     convert_kernel(const uint8_t* __restrict__ w, int64_t w_rows, int64_t row_bytes, int cols,
                    int64_t first, const int64_t* __restrict__ ids, int64_t total, Target out) {
+  follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t at = i / cols, row = ids ? ids[at] : first + at;
@@ -84,6 +86,7 @@ template <typename In>
 __global__ void __launch_bounds__(kThreads)
     finish_kernel(const In* __restrict__ product, int64_t total, int cols, DType bias_dtype,
                   const void* bias, Target out, int64_t stride) {
+  follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t row = i / cols, col = i - row * cols;
@@ -104,9 +107,9 @@ Status finish_product(DType product_dtype, const void* product, int64_t rows, in
   if (total == 0) return nullptr;
   with_dtype(product_dtype, [&](auto in) {
     using In = decltype(in);
-    finish_kernel<In><<<blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-        static_cast<const In*>(product), total, static_cast<int>(cols), bias_dtype, bias,
-        Target{dtype, out}, stride);
+    launch_early(finish_kernel<In>, blocks_for(total), kThreads, 0,
+                 static_cast<gpuStream_t>(stream), static_cast<const In*>(product), total,
+                 static_cast<int>(cols), bias_dtype, bias, Target{dtype, out}, stride);
   });
   return launch_status();
 }
@@ -115,9 +118,9 @@ Status dequantize(const QuantMatrix& w, int64_t first, const int64_t* ids, int64
                   DType dtype, void* out, Stream stream) {
   if (count == 0 || w.cols == 0) return nullptr;
   const auto launch = [&](auto kernel, int64_t total) {
-    kernel<<<blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-        w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), first, ids, total,
-        Target{dtype, out});
+    launch_early(kernel, blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream), w.data,
+                 w.rows, w.row_bytes, static_cast<int>(w.cols), first, ids, total,
+                 Target{dtype, out});
   };
   constexpr int kF32 = 0, kF16 = 1, kBF16 = 30;
   const bool known = with_type_of(AllQuants{}, w.qtype, [&](auto type) {

@@ -11,13 +11,11 @@
 #include "hip/dispatch.h"
 #include "hip/gates.h"
 #include "hip/matvec.h"
-#include "hip/quants/flight.h"
+#include "hip/quants/supply.h"
 #include "hip/reduce.h"
 #include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
-
-constexpr int kPair = 2;  // rows of w
 
 // Registers that a step of a pair takes, about.
 template <class T, class View>
@@ -27,19 +25,29 @@ constexpr int kStepRegisters =
 template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
-// Threads of a block, of which a multiprocessor holds one. More cost more at the start; look-ups
-// need them to hide what they wait for, as far as the registers go.
+// A stage is 2048 weights of a row or more where they are copied, one step of a lane where they
+// wait in registers.
+template <class T>
+constexpr int kStageChunks = kCopiesAhead && T::kGroups < 4 ? 4 / T::kGroups : 1;
+
+// Stages that are on their way.
+template <class T, class View>
+constexpr int kMatvecAhead = kCopiesAhead                                      ? 3
+                             : kStepRegisters<T, View> <= 14 && !kHasTables<T> ? 4
+                             : kStepRegisters<T, View> <= 32                   ? 2
+                                                                               : 1;
+
+template <class T, class View>
+using MatvecSupply = Supply<T, View, kMatvecAhead<T, View>, kStageChunks<T>>;
+
+// Most threads of a block, of which a multiprocessor holds one. More cost more at the start; where
+// steps wait in registers, look-ups need them to hide what they wait for, as far as those go.
 template <class T, class View, int M>
-constexpr int kMatvecThreads = kHasTables<T> && M == 1 && kStepRegisters<T, View> <= 10   ? 1024
+constexpr int kMatvecThreads = kCopiesAhead                                               ? 512
+                               : kHasTables<T> && M == 1 && kStepRegisters<T, View> <= 10 ? 1024
                                : kHasTables<T> && M == 1 && kStepRegisters<T, View> <= 16 ? 768
                                : T::kGroups == 8 && kStepRegisters<T, View> >= 28         ? 384
                                                                                           : 512;
-
-// Steps of a pair whose loads are under way.
-template <class T, class View>
-constexpr int kMatvecAhead = kStepRegisters<T, View> <= 14 && !kHasTables<T> ? 4
-                             : kStepRegisters<T, View> <= 32                 ? 2
-                                                                             : 1;
 
 struct MatvecArgs {
   const uint8_t* w;
@@ -50,23 +58,23 @@ struct MatvecArgs {
   const void* x;
   const void* bias;
   DType bias_dtype, dtype;
-  bool gated;
+  bool gated, weights_at_rest;
   Activation act;
   void* out;
 };
 
-// sums[m * kPair + r] += x[m] . the weights of one step of row r.
+// sums[m * kPair + r] += x[m] . the weights of a lane's step of a chunk of row r.
 //
 // A weight with a minimum is scale * (code - centre) + (min + scale * centre). The second part is
 // large and the same for a whole unit: it is multiplied by the sum of x as it is, not as it was
 // rounded, so that rounding only meets the first, which goes up and down. Expanded:
 //   scale * (dot + centre * (sum of x - sum of rounded x)) + min * sum of x.
 template <class T, int M>
-__device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], int s,
+__device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], int chunk, int lane,
                                          const LdsActivations<T, M>& x, const LdsTables<T>& tables,
                                          float (&sums)[M * kPair]) {
   using X = LdsActivations<T, M>;
-  const int step = s % kSteps<T>;
+  const int step = lane % kSteps<T>;
   for_each_group<X::kUnits>([&](auto unit) {
     Group groups[kPair][T::kSpan];
 #pragma unroll
@@ -80,7 +88,7 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
       int dots[kPair] = {kDotZero, kDotZero};
 #pragma unroll
       for (int g = 0; g < T::kSpan; ++g) {
-        const uint4 codes = x.codes_at(m, s, unit * T::kSpan + g);
+        const uint4 codes = x.codes_at(m, chunk, lane, unit * T::kSpan + g);
 #pragma unroll
         for (int r = 0; r < kPair; ++r) {
           const Group& group = groups[r][g];
@@ -90,14 +98,14 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
           dots[r] = dot4(group.codes[3], static_cast<int>(codes.w), dots[r]);
         }
       }
-      const typename X::Factor factor = x.factor_at(m, s, unit);
+      const typename X::Factor factor = x.factor_at(m, chunk, lane, unit);
 #pragma unroll
       for (int r = 0; r < kPair; ++r) {
         const Group& group = groups[r][0];
         const float dot = dot_value(dots[r]);
         float& sum = sums[m * kPair + r];
         if constexpr (T::kMins) {
-          sum += group.scale * (factor.x * dot + x.residual_at(m, s, unit));
+          sum += group.scale * (factor.x * dot + x.residual_at(m, chunk, lane, unit));
           sum += group.min * factor.y;
         } else if constexpr (T::kOffset != 0) {
           sum += group.scale * (factor.x * dot + factor.y);
@@ -109,19 +117,13 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
   });
 }
 
-// Sums of kCount pairs of rows that are complete: lane l stores that of pair l / (M * kPair), row
-// l / kPair % M of x, row l % kPair of the pair. Pairs below 0 are none.
-template <int M, int kCount>
-__device__ __forceinline__ void store_pairs(const MatvecArgs& args, const int (&pairs)[kCount],
-                                            int lane, float sum) {
-  int pair = pairs[0];
-#pragma unroll
-  for (int i = 1; i < kCount; ++i) {
-    if (lane / (M * kPair) == i) pair = pairs[i];
-  }
-  const int m = lane / kPair % M, r = lane % kPair;
+// Sums of a pair of rows that are complete: lane l stores that of row l / kPair of x and row
+// l % kPair of the pair.
+template <int M>
+__device__ __forceinline__ void store_pair(const MatvecArgs& args, int pair, int lane, float sum) {
+  const int m = lane / kPair, r = lane % kPair;
   const int row = pair * args.pair_stride + r * args.pair_offset;
-  const bool used = lane < kCount * M * kPair && pair >= 0 && row < args.w_rows;
+  const bool used = lane < M * kPair && row < args.w_rows;
   if (used && args.bias) sum += load_as(args.bias_dtype, args.bias, row);
   const float other = wave_shuffle_xor(sum, 1);
   if (!used || (args.gated && r > 0)) return;
@@ -129,55 +131,56 @@ __device__ __forceinline__ void store_pairs(const MatvecArgs& args, const int (&
   store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
 }
 
-// A place in the walk of a wave.
-struct WalkPlace {
-  int pair, chunk;  // chunk: as many steps as a wave has lanes
-};
-
 template <class T, class View, int M>
 __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
   using X = LdsActivations<T, M>;
-  using Raw = typename T::Raw;
-  constexpr int kAhead = kMatvecAhead<T, View>;
-  constexpr int kWaves = kMatvecThreads<T, View, M> / kWaveSize;
+  constexpr int kAhead = kMatvecAhead<T, View>, kChunks = kStageChunks<T>;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
-  const int steps = args.cols / (16 * T::kGroups), chunks = (steps + kWaveSize - 1) / kWaveSize;
+  const int waves = static_cast<int>(blockDim.x) / kWaveSize;
+  const int steps = args.cols / (16 * T::kGroups);
+  const int stages = (steps + kChunks * kWaveSize - 1) / (kChunks * kWaveSize);
   const int parts = 1 << args.parts_log2, part = wave & (parts - 1), team = wave >> args.parts_log2;
-  const int stride = static_cast<int>(gridDim.x) * (kWaves >> args.parts_log2);
+  const int stride = static_cast<int>(gridDim.x) * (waves >> args.parts_log2);
   // Neighbouring pairs go to different blocks: a last round that is not full then loads all alike.
   WalkPlace at{team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x), part};
   WalkPlace ahead = at;
 
   const auto next = [&](WalkPlace& place) {
-    place.chunk += parts;
-    if (place.chunk >= chunks) place = {place.pair + stride, part};
+    place.stage += parts;
+    if (place.stage >= stages) place = {place.pair + stride, part};
   };
   const auto view_of = [&](int pair, int r) {
     const int row = pair * args.pair_stride + r * args.pair_offset;
     // An odd last row is computed twice rather than branched around.
     return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
   };
-  Flight<T, View> flights[kAhead][kPair];
-  const auto load = [&](const WalkPlace& place, Flight<T, View>(&flight)[kPair]) {
-    int s = place.chunk * kWaveSize + lane;
-    if (s >= steps) s = steps - 1;  // not used
-#pragma unroll
-    for (int r = 0; r < kPair; ++r) {
-      flight[r].load(view_of(place.pair, r), s / kSteps<T>, s % kSteps<T>);
+  // LDS: what supplies the waves, tables, x, and what waves that share a pair tell each other.
+  auto* rest = reinterpret_cast<uint8_t*>(lds);
+  MatvecSupply<T, View> supply(rest, wave);
+  rest += waves * MatvecSupply<T, View>::bytes_per_wave();
+  const auto load = [&](int a) {
+    if (ahead.pair < args.pairs) {
+      supply.load(a, ahead, steps, lane, view_of);
+    } else {
+      supply.skip(a);
     }
-  };
-
-#pragma unroll
-  for (int a = 0; a < kAhead; ++a) {
-    if (ahead.pair < args.pairs) load(ahead, flights[a]);
     next(ahead);
-  }
-  // LDS: tables, x, and what waves that share a pair tell each other.
-  auto* table_words = reinterpret_cast<uint32_t*>(lds);
-  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
+  };
+  // Some weights may come while the kernel before still runs. Otherwise x goes first, since it is
+  // waited for first.
+  const bool begun = kStartsEarly && args.weights_at_rest;
+  if (begun) load(0);
+  follow_previous();
+  const auto loaded = X::fetch(args.dtype, args.x, args.cols);
+  if (!begun) load(0);
+#pragma unroll
+  for (int a = 1; a < kAhead; ++a) load(a);
+
+  auto* table_words = reinterpret_cast<uint32_t*>(rest);
+  rest = lds_address(rest + 4 * LdsTables<T>::kWords);
   const X x(rest, args.cols);
-  x.fill(args.dtype, args.x, args.cols);
+  x.fill(loaded, args.dtype, args.x, args.cols);
   LdsTables<T>::fill(table_words);
   __syncthreads();
   const LdsTables<T> tables(table_words);
@@ -185,38 +188,27 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   constexpr int kSums = M * kPair;
   float sums[kSums] = {};
   while (at.pair < args.pairs) {
-    float done[kAhead * kSums];
-    int pairs[kAhead];
-    bool any = false;
-    do {
 #pragma unroll
-      for (int a = 0; a < kAhead; ++a) {
-        const int pair = at.pair;
-        if (pair < args.pairs) {
-          const int s = at.chunk * kWaveSize + lane;
-          if (s < steps) {
-            Raw raw[kPair];
+    for (int a = 0; a < kAhead; ++a) {
+      if (at.pair >= args.pairs) break;
+      supply.wait(a);
+      const auto opened = supply.open(a, at, lane, view_of);
+      const int first = at.stage * kChunks;
 #pragma unroll
-            for (int r = 0; r < kPair; ++r) {
-              raw[r] = flights[a][r].settle(s / kSteps<T>, s % kSteps<T>);
-            }
-            add_step<T, M>(raw, s, x, tables, sums);
-          }
-          if (ahead.pair < args.pairs) load(ahead, flights[a]);
-          next(ahead);
-          next(at);
-        }
-        const bool complete = at.pair != pair && parts == 1;
-        pairs[a] = complete ? pair : -1;
-        any = any || complete;
-#pragma unroll
-        for (int i = 0; i < kSums; ++i) {
-          done[a * kSums + i] = sums[i];
-          if (complete) sums[i] = 0.0f;
-        }
+      for (int c = 0; c < kChunks; ++c) {
+        if ((first + c) * kWaveSize + lane >= steps) continue;
+        typename T::Raw raw[kPair];
+        opened.take(c, raw);
+        add_step<T, M>(raw, first + c, lane, x, tables, sums);
       }
-    } while (!any && at.pair < args.pairs);
-    if (any) store_pairs<M>(args, pairs, lane, wave_sums(done, lane));
+      load(a);
+      const int pair = at.pair;
+      next(at);
+      if (at.pair == pair || parts > 1) continue;
+      store_pair<M>(args, pair, lane, wave_sums(sums, lane));
+#pragma unroll
+      for (float& sum : sums) sum = 0.0f;
+    }
   }
   if (parts == 1) return;
 
@@ -228,41 +220,55 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   const int pair = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
   if (part != 0 || pair >= args.pairs) return;
   for (int p = 1; p < parts; ++p) sum += shares[wave + p][lane % kSums];
-  const int pairs[1] = {pair};
-  store_pairs<M>(args, pairs, lane, sum);
+  store_pair<M>(args, pair, lane, sum);
 }
 
-// LDS of a block.
-template <class T, int M>
-constexpr int64_t matvec_lds_bytes(int cols) {
-  constexpr int kMostWaves = 32;
+// LDS of a block of so many waves.
+template <class T, class View, int M>
+constexpr int64_t matvec_lds_bytes(int cols, int waves) {
   return LdsActivations<T, M>::bytes_for(cols) + 4 * LdsTables<T>::kWords +
-         4 * kPair * M * kMostWaves;
+         waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M);
+}
+
+// Threads of a block: fewer than the most where long rows leave no LDS for more.
+template <class T, class View, int M>
+int matvec_threads(int cols) {
+  const int lanes = device_wave_size(), lds = device_lds_bytes();
+  int threads = kMatvecThreads<T, View, M>;
+  while (threads > 64 && matvec_lds_bytes<T, View, M>(cols, threads / lanes) > lds) threads /= 2;
+  return threads;
 }
 
 template <class T, class View, int M>
 void launch_view(MatvecArgs args, Stream stream) {
-  constexpr int kThreads = kMatvecThreads<T, View, M>;
-  const int lanes = device_wave_size(), waves = kThreads / lanes;
+  const int threads = matvec_threads<T, View, M>(args.cols);
+  const int lanes = device_wave_size(), waves = threads / lanes;
   const int units = device_compute_units();
-  const int blocks = smaller(units * blocks_per_unit(kThreads), args.pairs);
-  const int steps = args.cols / (16 * T::kGroups), chunks = (steps + lanes - 1) / lanes;
+  const int blocks = smaller(units * blocks_per_unit(threads), args.pairs);
+  const int steps = args.cols / (16 * T::kGroups), span = kStageChunks<T> * lanes;
+  const int stages = (steps + span - 1) / span;
   // Few rows: as many waves to a pair as there are, where each has something to do; as many in both
   // layouts, so that they give the same bits.
-  const int shared_threads =
-      smaller(kMatvecThreads<T, FileView<T>, M>, kMatvecThreads<T, PackedView<T>, M>);
-  const int shared_waves = shared_threads / lanes;
+  const int shared_waves = smaller(matvec_threads<T, FileView<T>, M>(args.cols),
+                                   matvec_threads<T, PackedView<T>, M>(args.cols)) /
+                           lanes;
   args.parts_log2 = 0;
-  for (int parts = 2; waves % parts == 0 && shared_waves % parts == 0 && parts <= chunks &&
+  for (int parts = 2; waves % parts == 0 && shared_waves % parts == 0 && parts <= stages &&
                       int64_t{parts} * args.pairs <= int64_t{units} * shared_waves;
        parts *= 2) {
     ++args.parts_log2;
   }
   const auto kernel = matvec_kernel<T, View, M>;
-  const auto bytes = static_cast<int>(matvec_lds_bytes<T, M>(args.cols));
+  const auto bytes = static_cast<int>(matvec_lds_bytes<T, View, M>(args.cols, waves));
   allow_lds(kernel, bytes);
-  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, static_cast<gpuStream_t>(stream)>>>(
-      args);
+  launch_early(kernel, static_cast<unsigned>(blocks), threads, bytes,
+               static_cast<gpuStream_t>(stream), args);
+}
+
+template <class T, class View, int M>
+bool fits(int cols) {
+  constexpr int kFewestWaves = 4;
+  return matvec_lds_bytes<T, View, M>(cols, kFewestWaves) <= device_lds_bytes();
 }
 
 template <class T, int M>
@@ -282,9 +288,10 @@ void launch_passes(const MatvecCall& call, bool gated, Activation act) {
   args.pairs = static_cast<int>(gated ? half : (w.rows + 1) / 2);
   args.pair_stride = gated ? 1 : 2, args.pair_offset = gated ? static_cast<int>(half) : 1;
   args.bias = call.bias, args.bias_dtype = call.bias_dtype, args.dtype = call.dtype;
-  args.gated = gated, args.act = act;
+  args.gated = gated, args.act = act, args.weights_at_rest = call.weights_at_rest;
   args.out_cols = static_cast<int>(gated ? half : w.rows);
-  const bool two = matvec_lds_bytes<T, 2>(args.cols) <= device_lds_bytes();
+  const bool two =
+      w.layout == 0 ? fits<T, FileView<T>, 2>(args.cols) : fits<T, PackedView<T>, 2>(args.cols);
   for (int64_t m = 0; m < call.rows;) {
     args.x = static_cast<const char*>(call.x) + m * w.cols * size;
     args.out = static_cast<char*>(call.out) + m * args.out_cols * size;

@@ -39,6 +39,7 @@ __device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, c
 template <typename T, typename W, int kLanes, bool kVectors, bool kAdd>
 __global__ void __launch_bounds__(kThreads)
     rms_norm_kernel(NormArgs<T> args, const W* __restrict__ weight) {
+  follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>;
   constexpr int kStep = kLanes * kCount, kRows = kThreads / kLanes;
   const int lane = threadIdx.x % kLanes;
@@ -143,8 +144,8 @@ Status norm(DType dtype, const void* x, const RowLayout& x_rows, const void* res
       const auto kernel = is_short  ? rms_norm_kernel<T, W, kShortRow, true, kAdd>
                           : vectors ? rms_norm_kernel<T, W, kThreads, true, kAdd>
                                     : rms_norm_kernel<T, W, kThreads, false, kAdd>;
-      kernel<<<grid_size(blocks), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-          args, static_cast<const W*>(weight));
+      launch_early(kernel, grid_size(blocks), kThreads, 0, static_cast<gpuStream_t>(stream), args,
+                   static_cast<const W*>(weight));
     };
     if (weight_dtype == DType::kFloat32) {
       launch(float{});

@@ -19,6 +19,7 @@ struct RopeArgs {
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(RopeArgs args, const T* __restrict__ x, T* __restrict__ out) {
+  follow_previous();
   const int64_t first_head = blockIdx.y * blockDim.y + threadIdx.y;
   const int64_t head_step = gridDim.y * blockDim.y;
   const Rotation& rotation = args.rotation;
@@ -67,8 +68,8 @@ Status rope(DType dtype, const void* x, const RowLayout* x_tokens, int64_t head_
   const dim3 grid(grid_size(tokens), static_cast<unsigned>(spread));
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
-    rope_kernel<T><<<grid, block, 0, static_cast<gpuStream_t>(stream)>>>(
-        args, static_cast<const T*>(x), static_cast<T*>(out));
+    launch_early(rope_kernel<T>, grid, block, 0, static_cast<gpuStream_t>(stream), args,
+                 static_cast<const T*>(x), static_cast<T*>(out));
   });
   return launch_status();
 }

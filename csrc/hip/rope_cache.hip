@@ -119,6 +119,7 @@ __device__ __forceinline__ void store_blocks(const Part& part, const T* row, int
 // each. The weights and angles are the same for all of them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args) {
+  follow_previous();
   extern __shared__ uint4 lds[];
   float2* turns = reinterpret_cast<float2*>(lds);
   const int lane = threadIdx.x % kShortRow, number = threadIdx.x / kShortRow;
@@ -207,7 +208,8 @@ Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* 
     using T = decltype(element);
     const size_t lds = static_cast<size_t>(rotation->pairs) * sizeof(float2) +
                        static_cast<size_t>(longest) * (sizeof(float) + kRows * sizeof(T));
-    rope_kv_cache_write_kernel<T><<<grid, kThreads, lds, static_cast<gpuStream_t>(stream)>>>(args);
+    launch_early(rope_kv_cache_write_kernel<T>, grid, kThreads, static_cast<int>(lds),
+                 static_cast<gpuStream_t>(stream), args);
   });
   return launch_status();
 }

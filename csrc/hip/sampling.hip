@@ -197,6 +197,7 @@ __device__ __forceinline__ int bin_of(float logit, float maximum) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) maximum_kernel(SampleArgs args, const T* logits) {
+  follow_previous();
   const int64_t row = args.first_row + blockIdx.y;
   const RowSpace space(args.space + row * args.space_words, args.parts);
   Word best = 0;
@@ -219,6 +220,7 @@ __device__ __forceinline__ Chooser chooser_of(const SampleArgs& args, int64_t ro
 // are chosen from at once.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) histogram_kernel(SampleArgs args, const T* logits) {
+  follow_previous();
   const int64_t row = args.first_row + blockIdx.y;
   const T* values = logits + row * args.stride;
   const RowSpace space(args.space + row * args.space_words, args.parts);
@@ -251,6 +253,7 @@ __global__ void __launch_bounds__(kThreads) histogram_kernel(SampleArgs args, co
 // Keys of all tokens up to the bin in which the limit is reached, in no particular order.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args, const T* logits) {
+  follow_previous();
   const int64_t row = args.first_row + blockIdx.y;
   const T* values = logits + row * args.stride;
   const RowSpace space(args.space + row * args.space_words, args.parts);
@@ -321,6 +324,7 @@ __device__ __forceinline__ Word find_cut(const Word* candidates, int64_t count, 
 }
 
 __global__ void __launch_bounds__(kChooseThreads) choose_kernel(SampleArgs args, int64_t* ids) {
+  follow_previous();
   const int64_t row = args.first_row + blockIdx.x;
   const RowSpace space(args.space + row * args.space_words, args.parts);
   const Word first = row_maximum<kChooseThreads>(args, space);
@@ -396,10 +400,10 @@ Status sample(DType dtype, const void* logits, int64_t stride, const SampleParam
     with_dtype(dtype, [&](auto element) {
       using T = decltype(element);
       const T* values = static_cast<const T*>(logits);
-      maximum_kernel<T><<<grid, kThreads, 0, launch_stream>>>(args, values);
-      histogram_kernel<T><<<grid, kThreads, 0, launch_stream>>>(args, values);
-      gather_kernel<T><<<grid, kThreads, 0, launch_stream>>>(args, values);
-      choose_kernel<<<rows, kChooseThreads, 0, launch_stream>>>(args, ids);
+      launch_early(maximum_kernel<T>, grid, kThreads, 0, launch_stream, args, values);
+      launch_early(histogram_kernel<T>, grid, kThreads, 0, launch_stream, args, values);
+      launch_early(gather_kernel<T>, grid, kThreads, 0, launch_stream, args, values);
+      launch_early(choose_kernel, rows, kChooseThreads, 0, launch_stream, args, ids);
     });
   }
   return launch_status();

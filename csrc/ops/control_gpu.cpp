@@ -9,6 +9,10 @@ static std::atomic<bool> exact_flag{false};
 
 bool exact() { return exact_flag.load(std::memory_order_relaxed); }
 
+static thread_local bool weights_at_rest_flag = false;
+
+bool weights_at_rest() { return weights_at_rest_flag; }
+
 // From the build, e.g. "sm_80 sm_90 compute_90".
 const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
 
@@ -17,6 +21,10 @@ const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
 #define ROCMFORGE_EXPORT extern "C" __attribute__((visibility("default")))
 
 ROCMFORGE_EXPORT void rocmforge_set_exact(int value) { rocmforge::exact_flag = value != 0; }
+
+ROCMFORGE_EXPORT void rocmforge_set_weights_at_rest(int value) {
+  rocmforge::weights_at_rest_flag = value != 0;
+}
 
 ROCMFORGE_EXPORT const char* rocmforge_gpu_architectures() {
   return rocmforge::gpu_architectures();

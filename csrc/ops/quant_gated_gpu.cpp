@@ -36,7 +36,7 @@ void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight
       gpu::matvec_gated({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                          shifts ? shifts->const_data_ptr() : nullptr,
                          shifts ? gpu_dtype(*shifts) : gpu::DType::kFloat32, gpu_dtype(out),
-                         out.mutable_data_ptr(), launch.stream()},
+                         out.mutable_data_ptr(), weight.at_rest, launch.stream()},
                         act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
 }
 

@@ -134,7 +134,7 @@ void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
   launch.done(gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
                            bias ? bias->const_data_ptr() : nullptr,
                            bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                           out.mutable_data_ptr(), launch.stream()}));
+                           out.mutable_data_ptr(), weight.at_rest, launch.stream()}));
 }
 
 // On matrix units, the weights decoded in registers.

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .. import extension
 from ..allocator import TensorAllocator, with_allocator
 
 T = TypeVar("T")
@@ -137,7 +138,12 @@ class CudaDevice:
             finally:
                 self._stream.synchronize()
             torch.cuda.empty_cache()
-            with torch.cuda.stream(self._stream), with_allocator(self._allocator):
+            # No step writes to weights, and what is ahead of a replay is done when it starts.
+            with (
+                torch.cuda.stream(self._stream),
+                with_allocator(self._allocator),
+                extension.weights_at_rest(),
+            ):
                 graph, result = self._recorded(run)
             self._last.wait_stream(self._stream)
         return graph.replay, result

@@ -107,7 +107,7 @@ class Product:
         few = self.x[:FEW]
         coded, of_middle = rounded_to_8_bits(few), few.double() @ self.middle.T
         self.wanted = self._of(self.x.double(), self.values)
-        self.of_codes = self._of(coded, self.values - self.middle) + of_middle
+        self.of_codes = self._stored(self._of(coded, self.values - self.middle) + of_middle)
         # In float16 as far as a value can be told from none: it is not the range that is tested.
         halved = self._stored(self._of(self.x.half().double(), narrow))
         coded_halved = self._stored(self._of(coded, narrow - self.middle) + of_middle)

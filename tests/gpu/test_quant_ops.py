@@ -291,6 +291,7 @@ def test_runs_are_bit_identical(name: str, m: int) -> None:
 def test_products_in_a_captured_graph(m: int) -> None:
     row = named("Q4_K")
     qweight, values = weights(row, 96, 1024)
+    middle = middles(row, qweight)
     x = torch.randn(m, 1024, device="cuda")
     ops.quant_matmul(x, qweight, row.id)
     graph = torch.cuda.CUDAGraph()
@@ -299,7 +300,7 @@ def test_products_in_a_captured_graph(m: int) -> None:
     for _ in range(3):
         x.copy_(torch.randn(m, 1024))
         graph.replay()
-        assert_is_product(out, x, values, False, row)
+        assert_is_product(out, x, values, False, row, middle=middle)
 
 
 def test_weights_larger_than_the_scratch(exact: None) -> None:

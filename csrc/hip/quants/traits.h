@@ -131,6 +131,9 @@ struct UnalignedWords {
   }
 };
 
+// A view says where the fields of a row's blocks stand, and in which planes: runs of bytes without
+// gaps, `plane_size` of them for every block, that start at multiples of `plane_align`.
+
 // Blocks as the file has them. Rows start at a multiple of the largest power of two that divides a
 // block's bytes, up to 16.
 template <class T>
@@ -152,6 +155,28 @@ struct FileView {
   template <int F>
   __device__ __forceinline__ const uint8_t* field(int block) const {
     return row + static_cast<int64_t>(block) * T::kBytes + T::kFields[F].offset;
+  }
+
+  static constexpr int kPlanes = 1;
+  template <int P>
+  static constexpr int plane_size() {
+    return T::kBytes;
+  }
+  template <int P>
+  static constexpr int plane_align() {
+    return largest_power_of_two(T::kBytes | 16);
+  }
+  template <int P>
+  __device__ __forceinline__ const uint8_t* plane(int block) const {
+    return row + static_cast<int64_t>(block) * T::kBytes;
+  }
+  template <int F>
+  static constexpr int plane_of() {
+    return 0;
+  }
+  template <int F>
+  static constexpr int within() {
+    return T::kFields[F].offset;
   }
 };
 
@@ -185,6 +210,28 @@ struct PackedView {
     }();
     constexpr uint64_t size = T::kFields[F].size;
     return matrix + total * before + (first + static_cast<uint32_t>(block)) * size;
+  }
+
+  static constexpr int kPlanes = sizeof(T::kFields) / sizeof(Field);
+  template <int P>
+  static constexpr int plane_size() {
+    return T::kFields[P].size;
+  }
+  template <int P>
+  static constexpr int plane_align() {
+    return align<P>();
+  }
+  template <int P>
+  __device__ __forceinline__ const uint8_t* plane(int block) const {
+    return field<P>(block);
+  }
+  template <int F>
+  static constexpr int plane_of() {
+    return F;
+  }
+  template <int F>
+  static constexpr int within() {
+    return 0;
   }
 };
 
