@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
     int key, dim;
     place_pair(i, &key, &dim);
     dim = dim < dims ? dim : dims - 8;
-    Format::template load_pairs<T, 8>(row_of(call.v, first, key), dim, even);
-    Format::template load_pairs<T, 8>(row_of(call.v, first, key + 1), dim, odd);
+    load_pairs<Format, T>(row_of(call.v, first, key), dim, even);
+    load_pairs<Format, T>(row_of(call.v, first, key + 1), dim, odd);
   };
   const auto store_pair = [&](int i, const uint32_t (&even)[4], const uint32_t (&odd)[4]) {
     int key, dim;
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
       Span<T> k[kLaneQueries];
 #pragma unroll
       for (int j = 0; j < kLaneQueries; ++j) {
-        Format::template load_pairs<T, 16>(key_rows[j], key_dim, k[j].words);
+        load_pairs<Format, T>(key_rows[j], key_dim, k[j].words);
       }
       multiply_add(scores, held[Shape::kQueriesHeld ? s : 0], k);
     }

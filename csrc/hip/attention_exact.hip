@@ -38,10 +38,10 @@ __device__ __forceinline__ void load_tile(const AttentionCall& call, const Cache
     float values[kStep] = {};
     if (first + key < end) {
       const uint8_t* row = cache_row(call, view, work.batch, work.kv_head, first + key);
-      with_format_of(view, [&](auto format) {
+      with_cache_format(view.type, [&](auto format) {
         using Format = decltype(format);
         if (wide) {
-          Format::template load<kStep>(row, dim, values);
+          load_floats<Format>(row, dim, values);
         } else {
 #pragma unroll
           for (int j = 0; j < kStep; ++j) {

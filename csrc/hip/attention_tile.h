@@ -12,22 +12,13 @@ struct AnyCache {};
 // Calls body(format) with the format of a cache.
 template <class Format, typename Body>
 __device__ __forceinline__ void with_tile_format(const CacheView& view, Body body) {
-  if constexpr (!std::is_same_v<Format, AnyCache>) return body(Format{});
-  switch (view.type) {
-    case CacheType::kFloat32:
-      return;  // not for matrix units
-    case CacheType::kFloat16:
-      return body(Float16Cache{});
-    case CacheType::kBFloat16:
-      return body(BFloat16Cache{});
-    case CacheType::kE4M3:
-      return body(E4M3Cache{});
-    case CacheType::kE5M2:
-      return body(E5M2Cache{});
-    case CacheType::kQ8_0:
-      return body(Q8_0Cache{});
-    case CacheType::kQ4_0:
-      return body(Q4_0Cache{});
+  if constexpr (!std::is_same_v<Format, AnyCache>) {
+    body(Format{});
+  } else {
+    with_cache_format(view.type, [&](auto format) {
+      // float32 is not for matrix units.
+      if constexpr (decltype(format)::kType != CacheType::kFloat32) body(format);
+    });
   }
 }
 
@@ -80,7 +71,7 @@ struct TileMover {
         const int key = index / Shape::kBlocks, dim = index % Shape::kBlocks * 8;
         uint32_t piece[4] = {};
         if (dim < call.head_dim) {
-          decltype(format)::template load_pairs<T, 8>(row(call.k, first + key), dim, piece);
+          load_pairs<decltype(format), T>(row(call.k, first + key), dim, piece);
         }
         const int to = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
         *reinterpret_cast<uint4*>(keys + to * Shape::kKeyStride + dim) =
@@ -100,8 +91,8 @@ struct TileMover {
         if (dim >= kBucket) continue;  // the last share may be larger than what is left
         uint32_t even[4] = {}, odd[4] = {};
         if (dim < call.value_dim) {
-          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key), dim, even);
-          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key + 1), dim, odd);
+          load_pairs<decltype(format), T>(row(call.v, first + key), dim, even);
+          load_pairs<decltype(format), T>(row(call.v, first + key + 1), dim, odd);
         }
 #pragma unroll
         for (int w = 0; w < 4; ++w) {

@@ -174,27 +174,6 @@ __device__ __forceinline__ void write_result(const AttentionCall& call, const At
   }
 }
 
-// with_cache_format, on the device.
-template <typename Body>
-__device__ __forceinline__ void with_format_of(const CacheView& view, Body body) {
-  switch (view.type) {
-    case CacheType::kFloat32:
-      return body(Float32Cache{});
-    case CacheType::kFloat16:
-      return body(Float16Cache{});
-    case CacheType::kBFloat16:
-      return body(BFloat16Cache{});
-    case CacheType::kE4M3:
-      return body(E4M3Cache{});
-    case CacheType::kE5M2:
-      return body(E5M2Cache{});
-    case CacheType::kQ8_0:
-      return body(Q8_0Cache{});
-    case CacheType::kQ4_0:
-      return body(Q4_0Cache{});
-  }
-}
-
 // Whether every head starts at a multiple of `bytes`.
 inline bool bytes_aligned(const CacheView& view, int64_t bytes) {
   const int64_t steps = static_cast<int64_t>(reinterpret_cast<uintptr_t>(view.data)) |

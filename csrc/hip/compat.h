@@ -127,11 +127,19 @@ __device__ __forceinline__ float add_rn(float a, float b) {
   return a + b;
 }
 
-// Words from an even address behind two bytes that can be read too.
+// Words from an even address behind two bytes that can be read too: fetch() starts to read them,
+// join() waits. What is between them is of no interest.
 template <int Words>
-__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
-  __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
-}
+struct EvenWords {
+  static constexpr int kParts = Words;
+  static __device__ __forceinline__ void fetch(const uint8_t* from, uint32_t* parts) {
+    __builtin_memcpy(parts, __builtin_assume_aligned(from, 2), 4 * Words);
+  }
+  static __device__ __forceinline__ void join(const uint32_t* parts, uint32_t (&words)[Words]) {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) words[i] = parts[i];
+  }
+};
 
 // Whether e4m3_halves is there: two OCP e4m3 numbers as float16, in one instruction.
 constexpr bool kConvertsE4M3 = false;
@@ -261,17 +269,23 @@ __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, 
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
 
 template <int Words>
-__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
-  const auto odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(from) & 2);
-  const auto* aligned = reinterpret_cast<const uint32_t*>(from - odd);
-  uint32_t last = *reinterpret_cast<const uint16_t*>(from + 4 * Words - 2);
+struct EvenWords {
+  static constexpr int kParts = Words + 2;  // aligned words, the last two bytes, bits to shift by
+  static __device__ __forceinline__ void fetch(const uint8_t* from, uint32_t* parts) {
+    const auto odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(from) & 2);
+    const auto* aligned = reinterpret_cast<const uint32_t*>(from - odd);
 #pragma unroll
-  for (int i = Words - 1; i >= 0; --i) {
-    const uint32_t word = aligned[i];
-    words[i] = __funnelshift_r(word, last, 8 * odd);
-    last = word;
+    for (int i = 0; i < Words; ++i) parts[i] = aligned[i];
+    parts[Words] = *reinterpret_cast<const uint16_t*>(from + 4 * Words - 2);
+    parts[Words + 1] = 8 * odd;
   }
-}
+  static __device__ __forceinline__ void join(const uint32_t* parts, uint32_t (&words)[Words]) {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) {
+      words[i] = __funnelshift_r(parts[i], parts[i + 1], parts[Words + 1]);
+    }
+  }
+};
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 constexpr bool kConvertsE4M3 = true;
