@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int s = 0; s < splits; ++s) total += stats[s].y * factors[s];
   float value = 0.0f;
   for (int p = 0; p < parts; ++p) value += sums[p * columns + dim];
-  const int64_t pair = blockIdx.x / plan.rows, row = blockIdx.x % plan.rows;
-  const int64_t to = output_row(call, static_cast<int>(pair / call.kv_heads),
-                                static_cast<int>(pair % call.kv_heads), row);
+  const auto kv_heads = static_cast<int>(call.kv_heads);
+  const int pair = static_cast<int>(blockIdx.x) / plan.rows, row = blockIdx.x % plan.rows;
+  const int64_t to = output_row(call, plan, pair / kv_heads, pair % kv_heads, row);
   store_as(call.dtype, call.out, to * dims + dim, total == 0.0f ? 0.0f : value / total);
 }
 
@@ -99,7 +99,8 @@ int tile_rows(const AttentionCall& call) {
 
 AttentionPlan plan_of(const AttentionCall& call) {
   AttentionPlan plan = {};
-  plan.rows = call.queries * (call.heads / call.kv_heads);
+  plan.group = static_cast<int>(call.heads / call.kv_heads);
+  plan.rows = static_cast<int>(call.queries) * plan.group;
   plan.tile_rows = tile_rows(call);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
   const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);

@@ -71,13 +71,12 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
 
   const Work work = work_of(call, plan, blockIdx.x);
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;
-  const int64_t first_row = int64_t{work.tile} * kDecodeRows;
-  const int rows =
-      static_cast<int>(plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows);
+  const int first_row = work.tile * kDecodeRows;
+  const int rows = plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows;
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
-  const int64_t group = call.heads / call.kv_heads;
   const int length = sequence_length(call, work.batch);
-  const int64_t first_query = first_row / group, last_query = (first_row + rows - 1) / group;
+  const int first_query = first_row / plan.group;
+  const int last_query = (first_row + rows - 1) / plan.group;
   KeyRange range = tile_keys(call, length, first_query, last_query);
   range.begin -= range.begin % kStepKeys;
   range = split_keys(range, work.split, plan.splits, kStepKeys);
@@ -91,14 +90,14 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
   for (int i = 0; i < kLaneQueries; ++i) {
     // Rows that there are not are those of the last one, and never written.
     const int own = lane_query(lane, i), passed = query_row(lane, i);
-    const int64_t row = first_row + (own < rows ? own : rows - 1);
-    scoring[i] = scoring_of(call, length, work.kv_head, row);
-    const float2 start = first_stats(call, work.kv_head, row, work.split);
+    const int row = first_row + (own < rows ? own : rows - 1);
+    scoring[i] = scoring_of(call, plan, length, work.kv_head, row);
+    const float2 start = first_stats(call, plan, work.kv_head, row, work.split);
     largest[i] = start.x;
     sum[i] = wave == 0 && lane_part(lane) == 0 ? start.y : 0.0f;
-    const int64_t passed_row = first_row + (passed < rows ? passed : rows - 1);
+    const int passed_row = first_row + (passed < rows ? passed : rows - 1);
     queries[i] = static_cast<const uint16_t*>(call.q) +
-                 query_offset(call, work.batch, work.kv_head, passed_row);
+                 query_offset(call, plan, work.batch, work.kv_head, passed_row);
   }
   const auto load_queries = [&](int step, Span<T>(&spans)[kLaneQueries]) {
 #pragma unroll
@@ -272,15 +271,13 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
     float total = 0.0f;
 #pragma unroll
     for (int w = 0; w < kDecodeWaves; ++w) total += sum_of[w][row];
+    if (row >= rows) continue;
+    const float2 stats = make_float2(largest[i], total);
+    ResultRow result(call, plan, partials, work, first_row + row, stats,
+                     wave == 0 && lane_part(lane) == 0);
 #pragma unroll
     for (int u = 0; u < Shape::kWaveTiles; ++u) {
-#pragma unroll
-      for (int e = 0; e < kAccElements; ++e) {
-        const int dim = 16 * (wave * Shape::kWaveTiles + u) + element_other(lane, e);
-        if (element_query(e) != i || row >= rows || dim >= dims) continue;
-        write_result(call, plan, partials, work, first_row + row, dim, out[u].values[e],
-                     make_float2(largest[i], total));
-      }
+      result.write(out[u], i, lane, 16 * (wave * Shape::kWaveTiles + u), dims);
     }
   }
 }

@@ -286,7 +286,7 @@ using Q4_0Cache = BlockCache<Q4_0Codes>;
 
 // Calls body(Format{}) with the format of `type`. On the host and, being constexpr, on the device.
 template <typename Body>
-constexpr void with_cache_format(CacheType type, Body body) {
+__forceinline__ constexpr void with_cache_format(CacheType type, Body body) {
   switch (type) {
     case CacheType::kFloat32:
       return body(Float32Cache{});

@@ -67,6 +67,10 @@ __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
 __device__ __forceinline__ float exp2_of(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ __forceinline__ float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
+// Keeps instructions on their side of it where the compiler would gather more loads than there are
+// registers for.
+__device__ __forceinline__ void keep_order() { __builtin_amdgcn_sched_barrier(0); }
+
 // sum + a . b, four signed bytes each.
 __device__ __forceinline__ int dot4(int a, int b, int sum) {
 #if defined(__gfx11__) || defined(__GFX11__) || defined(__GFX12__)
@@ -127,13 +131,26 @@ __device__ __forceinline__ float add_rn(float a, float b) {
   return a + b;
 }
 
+// Two numbers rounded to bfloat16, the first in the low half. Of NaNs, those that arithmetic makes
+// stay NaN.
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+  const auto rounded = [](float x) {
+    const uint32_t bits = __float_as_uint(x);
+    return bits + 0x7fff + (bits >> 16 & 1);
+  };
+  return __builtin_amdgcn_perm(rounded(high), rounded(low), 0x07060302);
+}
+
 // Words from an even address behind two bytes that can be read too: fetch() starts to read them,
 // join() waits. What is between them is of no interest.
 template <int Words>
 struct EvenWords {
   static constexpr int kParts = Words;
   static __device__ __forceinline__ void fetch(const uint8_t* from, uint32_t* parts) {
-    __builtin_memcpy(parts, __builtin_assume_aligned(from, 2), 4 * Words);
+    uint32_t words[Words];
+    __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
+#pragma unroll
+    for (int i = 0; i < Words; ++i) parts[i] = words[i];
   }
   static __device__ __forceinline__ void join(const uint32_t* parts, uint32_t (&words)[Words]) {
 #pragma unroll
@@ -173,6 +190,18 @@ struct LdsCopy {
     *static_cast<uint4*>(to) = {words[0], words[1], words[2], words[3]};
   }
 };
+
+// The same for 2, 4, 8 or 16 bytes, many in a row: groups of copies are closed one after the other,
+// and await_copies<N> waits for all groups but the last N. Without hardware for it they are there
+// at once.
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
+  __builtin_memcpy(__builtin_assume_aligned(to, Bytes), __builtin_assume_aligned(from, Bytes),
+                   Bytes);
+}
+__device__ __forceinline__ void close_copies() {}
+template <int Groups>
+__device__ __forceinline__ void await_copies() {}
 
 #else  // nvcc
 
@@ -230,6 +259,8 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
+__device__ __forceinline__ void keep_order() {}
+
 __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 
 // The sum starts as the bits of 1.5 * 2^23: a subtraction instead of a slow conversion.
@@ -267,6 +298,11 @@ constexpr int kTableCopiesBytes = 32 << 10;
 
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
 
 template <int Words>
 struct EvenWords {
@@ -328,5 +364,28 @@ struct LdsCopy {
     asm volatile("cp.async.wait_all;" ::: "memory");
   }
 };
+
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (Bytes == 2) {  // too few for the hardware: at once
+    *static_cast<uint16_t*>(to) = *static_cast<const uint16_t*>(from);
+  } else if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from))
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from)), "n"(Bytes)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void close_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int Groups>
+__device__ __forceinline__ void await_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+}
 
 #endif
