@@ -256,8 +256,8 @@ struct ResultRow {
     }
   }
 
-  // A lane's part of the tile of the 16 dims from `dim` on, of its query i; there are `dims`, an
-  // even number.
+  // A lane's part of the tile of the 16 dims from `dim` on, of its query i; there are `dims`, whole
+  // groups of eight.
   __device__ __forceinline__ void write(const Tile& tile, int i, int lane, int dim,
                                         int dims) const {
     const bool neighbours = element_other(0, 1) == 1;
@@ -265,7 +265,7 @@ struct ResultRow {
 #pragma unroll
       for (int e = 0; e < kAccElements; ++e) {
         const int own = dim + element_other(lane, e);
-        if (element_query(e) != i || own >= dims || (neighbours && e % 2 != 0)) continue;
+        if (element_query(e) != i || own / 8 * 8 >= dims || (neighbours && e % 2 != 0)) continue;
         store(first + own, tile.values[e] * inverse, tile.values[e | 1] * inverse);
       }
     };
