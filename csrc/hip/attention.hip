@@ -18,6 +18,7 @@ constexpr int64_t kKeysPerSplit = 128;  // fewer are not worth a block
 // they add up, and in which order, is fixed.
 __global__ void __launch_bounds__(kMergeThreads)
     attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
+  follow_previous();
   __shared__ float2 stats[kMostSplits];
   __shared__ float factors[kMostSplits], sums[kMergeThreads];
   const int dims = static_cast<int>(call.value_dim), splits = plan.splits;
@@ -49,9 +50,9 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int s = 0; s < splits; ++s) total += stats[s].y * factors[s];
   float value = 0.0f;
   for (int p = 0; p < parts; ++p) value += sums[p * columns + dim];
-  const int64_t pair = blockIdx.x / plan.rows, row = blockIdx.x % plan.rows;
-  const int64_t to = output_row(call, static_cast<int>(pair / call.kv_heads),
-                                static_cast<int>(pair % call.kv_heads), row);
+  const auto kv_heads = static_cast<int>(call.kv_heads);
+  const int pair = static_cast<int>(blockIdx.x) / plan.rows, row = blockIdx.x % plan.rows;
+  const int64_t to = output_row(call, plan, pair / kv_heads, pair % kv_heads, row);
   store_as(call.dtype, call.out, to * dims + dim, total == 0.0f ? 0.0f : value / total);
 }
 
@@ -99,7 +100,8 @@ int tile_rows(const AttentionCall& call) {
 
 AttentionPlan plan_of(const AttentionCall& call) {
   AttentionPlan plan = {};
-  plan.rows = call.queries * (call.heads / call.kv_heads);
+  plan.group = static_cast<int>(call.heads / call.kv_heads);
+  plan.rows = static_cast<int>(call.queries) * plan.group;
   plan.tile_rows = tile_rows(call);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
   const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
@@ -177,8 +179,8 @@ Status attention(const AttentionCall* call, void* workspace, Stream stream) {
   launch(*call, plan, partials, stream);
   if (plan.splits > 1) {
     const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
-    attention_merge_kernel<<<rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-        *call, plan, partials);
+    launch_early(attention_merge_kernel, rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream),
+                 *call, plan, partials);
   }
   return launch_status();
 }

@@ -38,10 +38,10 @@ __device__ __forceinline__ void load_tile(const AttentionCall& call, const Cache
     float values[kStep] = {};
     if (first + key < end) {
       const uint8_t* row = cache_row(call, view, work.batch, work.kv_head, first + key);
-      with_format_of(view, [&](auto format) {
+      with_cache_format(view.type, [&](auto format) {
         using Format = decltype(format);
         if (wide) {
-          Format::template load<kStep>(row, dim, values);
+          load_floats<Format>(row, dim, values);
         } else {
 #pragma unroll
           for (int j = 0; j < kStep; ++j) {
@@ -59,14 +59,13 @@ __global__ void __launch_bounds__(kThreads)
     attention_exact_kernel(AttentionCall call, AttentionPlan plan, Partials partials, Wide wide) {
   __shared__ Tile tile;
   const Work work = work_of(call, plan, blockIdx.x);
-  const int64_t first_row = int64_t{work.tile} * kRows;
-  const int rows = static_cast<int>(plan.rows - first_row < kRows ? plan.rows - first_row : kRows);
+  const int first_row = work.tile * kRows;
+  const int rows = plan.rows - first_row < kRows ? plan.rows - first_row : kRows;
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
-  const int64_t group = call.heads / call.kv_heads;
   const int length = sequence_length(call, work.batch);
-  const KeyRange range =
-      split_keys(tile_keys(call, length, first_row / group, (first_row + rows - 1) / group),
-                 work.split, plan.splits, kKeys);
+  const KeyRange range = split_keys(
+      tile_keys(call, length, first_row / plan.group, (first_row + rows - 1) / plan.group),
+      work.split, plan.splits, kKeys);
 
   const int padded = (head_dim + 3) / 4 * 4;
   for (int i = threadIdx.x; i < kRows * padded; i += kThreads) {
@@ -74,15 +73,15 @@ __global__ void __launch_bounds__(kThreads)
     tile.queries[row * kMaxDim + dim] =
         row < rows && dim < head_dim
             ? load_as(call.dtype, call.q,
-                      query_offset(call, work.batch, work.kv_head, first_row + row) + dim)
+                      query_offset(call, plan, work.batch, work.kv_head, first_row + row) + dim)
             : 0.0f;
   }
 
   // Scores: a row's keys are 32 neighbouring lanes, which keep its statistics.
   const int row = threadIdx.x / kKeys, key = threadIdx.x % kKeys;
-  const int64_t known_row = first_row + (row < rows ? row : 0);
-  const Scoring scoring = scoring_of(call, length, work.kv_head, known_row);
-  float2 stats = first_stats(call, work.kv_head, known_row, work.split);
+  const int known_row = first_row + (row < rows ? row : 0);
+  const Scoring scoring = scoring_of(call, plan, length, work.kv_head, known_row);
+  float2 stats = first_stats(call, plan, work.kv_head, known_row, work.split);
 
   // Outputs: columns of four, rows apart by the number of threads that a row leaves over.
   int threads = 1;
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(kThreads)
     if (output >= rows) continue;
     const int64_t to = plan.splits > 1
                            ? partial_row(call, plan, work, first_row + output)
-                           : output_row(call, work.batch, work.kv_head, first_row + output);
+                           : output_row(call, plan, work.batch, work.kv_head, first_row + output);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       if (column + c >= dims) continue;

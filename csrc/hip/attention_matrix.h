@@ -4,6 +4,8 @@
 // K.Q') and to two on NVIDIA (rows of Q.K'). Which key a tile's row or column stands for is free,
 // too: keys are dealt out so that a lane's scores are, in order, the span of weights that it has to
 // pass for the second product, whose depth is kSlots tiles of keys. Weights never leave registers.
+// Where values can be read from LDS transposed, their spans have the order of scores already, and
+// keys stay in theirs.
 #pragma once
 
 #include "hip/attention_work.h"
@@ -12,6 +14,7 @@
 namespace rocmforge::gpu {
 
 constexpr bool kQueryIsColumn = kLaneRowsA == 1;
+static_assert(kQueryIsColumn != kLoadsTransposed);
 constexpr int kLaneQueries = kQueryIsColumn ? 1 : 2;
 constexpr int kChunkKeys = kMmaDepth;                        // keys of one step
 constexpr int kParts = kQueryIsColumn ? kWaveSize / 16 : 4;  // lanes that share a query
@@ -51,35 +54,31 @@ __device__ __forceinline__ void multiply_add(Tile& tile, const Span<T> (&queries
 
 // Where in the chunk the key of element e of tile t stands.
 __device__ __forceinline__ int element_key(int lane, int t, int e) {
-  if constexpr (kQueryIsColumn) {
+  if constexpr (kLoadsTransposed) {
+    return 16 * t + element_other(lane, e);
+  } else {
     return lane / 16 * kPartKeys + t * kAccElements + e;
-  } else {
-    return lane % 4 * kPartKeys + 2 * (2 * t + e / 4) + e % 2;
-  }
-}
-
-// Where in the chunk the key stands whose span a lane passes as other row j of tile t: the inverse.
-__device__ __forceinline__ int row_key(int lane, int t, int j) {
-  const int row = other_row(lane, j);
-  if constexpr (kQueryIsColumn) {
-    const bool alternating = acc_row(0, 1) == 2;  // the halves of the wave have every other row
-    const int part = alternating ? row % kParts : row / kAccElements;
-    const int e = alternating ? row / kParts : row % kAccElements;
-    return part * kPartKeys + t * kAccElements + e;
-  } else {
-    return row % 8 / 2 * kPartKeys + 2 * (2 * t + row / 8) + row % 2;
   }
 }
 
 // The tile and its row of a place in the chunk, as one number: tile t has 16 t and the following.
 __device__ __forceinline__ int key_row(int place) {
-  const int part = place / kPartKeys, rest = place % kPartKeys;
-  if constexpr (kQueryIsColumn) {
-    const bool alternating = acc_row(0, 1) == 2;
+  if constexpr (kLoadsTransposed) {
+    return place;
+  } else {
+    const int part = place / kPartKeys, rest = place % kPartKeys;
+    const bool alternating = acc_row(0, 1) == 2;  // the halves of the wave have every other row
     const int t = rest / kAccElements, e = rest % kAccElements;
     return 16 * t + (alternating ? part + kParts * e : part * kAccElements + e);
+  }
+}
+
+// Where the weight of a key stands in a row of weights in LDS: spans of it fit those of values.
+__device__ __forceinline__ int weight_place(int key) {
+  if constexpr (kLoadsTransposed) {
+    return key % 8 / 2 * 16 + key / 16 * 4 + key % 16 / 8 * 2 + key % 2;
   } else {
-    return rest / 2 * 8 + 2 * part + rest % 2;
+    return key;
   }
 }
 
@@ -89,14 +88,13 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
   } else {
-    return pair_bits(from_float<T>(low), from_float<T>(high));
+    return bfloat16_pair(low, high);
   }
 }
 
-// The lane's weights as spans of its queries.
+// The lane's weights of a chunk, kSlots tiles, as spans of its queries.
 template <typename T>
-__device__ __forceinline__ void weight_spans(const Tile (&weights)[kSlots],
-                                             Span<T> (&spans)[kLaneQueries]) {
+__device__ __forceinline__ void weight_spans(const Tile* weights, Span<T> (&spans)[kLaneQueries]) {
   if constexpr (!kQueryIsColumn) {
 #pragma unroll
     for (int i = 0; i < kLaneQueries; ++i) {
@@ -162,11 +160,13 @@ struct ScoreRule {
   float scale;  // to units of log2, or to units of the cap
   float cap;    // in log2; 0: none
   bool biased;  // ALiBi
+  bool plain;   // scores are products times a positive scale
 
   explicit __device__ ScoreRule(const AttentionCall& call)
       : scale(call.softcap > 0 ? call.scale / call.softcap : call.scale * kLog2e),
         cap(call.softcap * kLog2e),
-        biased(call.alibi_slopes != nullptr) {}
+        biased(call.alibi_slopes != nullptr),
+        plain(cap == 0 && !biased && scale > 0) {}
 
   // whole: the query sees the key.
   __device__ __forceinline__ float score(float product, const Scoring& row, int key,
@@ -178,68 +178,117 @@ struct ScoreRule {
   }
 };
 
-// Products with the chunk of keys from `first` on become weights against the largest score so far;
-// `factors` is what older sums are multiplied by. whole: every query sees every key.
-template <typename T>
-__device__ __forceinline__ void softmax_chunk(const ScoreRule& rule,
-                                              const Scoring (&rows)[kLaneQueries], int first,
-                                              bool whole, Tile (&tiles)[kSlots], Softmax& softmax,
-                                              float (&factors)[kLaneQueries],
-                                              Span<T> (&weights)[kLaneQueries]) {
+// Products with the keys from `first` on, chunk by chunk, become weights against the largest score
+// so far; `factors` is what older sums are multiplied by. whole: every query sees every key.
+template <int kTiles, class ScoringOf>
+__device__ __forceinline__ void softmax_tile(const ScoreRule& rule, ScoringOf scoring_of_query,
+                                             int first, bool whole, Tile (&tiles)[kTiles],
+                                             Softmax& softmax, float (&factors)[kLaneQueries]) {
   const int lane = threadIdx.x % kWaveSize;
   const auto each = [&](auto body) {
 #pragma unroll
-    for (int t = 0; t < kSlots; ++t) {
+    for (int t = 0; t < kTiles; ++t) {
+      const int chunk = first + t / kSlots * kChunkKeys;
 #pragma unroll
       for (int e = 0; e < kAccElements; ++e) {
-        body(tiles[t].values[e], rows[element_query(e)], first + element_key(lane, t, e));
+        body(tiles[t].values[e], element_query(e), chunk + element_key(lane, t % kSlots, e));
       }
     }
   };
-  if (rule.cap > 0) {
-    each([&](float& s, const Scoring&, int) { s = rule.cap * tanh_of(s * rule.scale); });
-  } else {
-    each([&](float& s, const Scoring&, int) { s *= rule.scale; });
+  // Plain scores are never formed: the scale is part of the exponent.
+  const float scale = rule.plain ? rule.scale : 1.0f;
+  Scoring rows[kLaneQueries];
+  if (!rule.plain || !whole) {
+#pragma unroll
+    for (int i = 0; i < kLaneQueries; ++i) rows[i] = scoring_of_query(i);
   }
-  if (rule.biased) {
-    each([&](float& s, const Scoring& row, int key) {
-      s = fmaf(row.slope, static_cast<float>(key - row.position), s);
+  if (!rule.plain) {
+    each([&](float& s, int, int) { s *= rule.scale; });
+    if (rule.cap > 0) each([&](float& s, int, int) { s = rule.cap * tanh_of(s); });
+    each([&](float& s, int i, int key) {
+      s = fmaf(rows[i].slope, static_cast<float>(key - rows[i].position), s);
     });
   }
   if (!whole) {
-    each([&](float& s, const Scoring& row, int key) {
-      s = key >= row.seen.begin && key < row.seen.end ? s : kNoScore;
+    each([&](float& s, int i, int key) {
+      s = key >= rows[i].seen.begin && key < rows[i].seen.end ? s : kNoScore;
     });
   }
-  float against[kLaneQueries];
+  float largest[kLaneQueries], against[kLaneQueries];
+#pragma unroll
+  for (int i = 0; i < kLaneQueries; ++i) largest[i] = kNoScore;
+  each([&](float& s, int i, int) { largest[i] = fmaxf(largest[i], s); });
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
-    float largest = softmax.largest[i];
-#pragma unroll
-    for (int t = 0; t < kSlots; ++t) {
-#pragma unroll
-      for (int e = 0; e < kAccElements; ++e) {
-        if (element_query(e) == i) largest = fmaxf(largest, tiles[t].values[e]);
-      }
-    }
-    largest = over_parts(largest, [](float a, float b) { return fmaxf(a, b); });
-    against[i] = largest == kNoScore ? 0.0f : largest;
+    largest[i] = over_parts(largest[i], [](float a, float b) { return fmaxf(a, b); });
+    largest[i] = fmaxf(softmax.largest[i], largest[i] * scale);
+    against[i] = largest[i] == kNoScore ? 0.0f : largest[i];
     factors[i] = exp2_of(softmax.largest[i] - against[i]);
-    softmax.largest[i] = largest;
+    softmax.largest[i] = largest[i];
     softmax.sum[i] *= factors[i];
   }
-#pragma unroll
-  for (int t = 0; t < kSlots; ++t) {
-#pragma unroll
-    for (int e = 0; e < kAccElements; ++e) {
-      const int i = element_query(e);
-      const float weight = exp2_of(tiles[t].values[e] - against[i]);
-      softmax.sum[i] += weight;
-      tiles[t].values[e] = weight;
+  each([&](float& s, int i, int) {
+    s = exp2_of(fmaf(s, scale, -against[i]));
+    softmax.sum[i] += s;
+  });
+}
+
+// A row of a block's result. stats: the row's maximum and sum over the block's keys; the lane that
+// leads leaves them for the merge.
+struct ResultRow {
+  const AttentionCall& call;
+  const Partials& partials;
+  bool final;
+  int64_t first;  // where the row starts, in the result or in the partial values
+  float inverse;
+
+  __device__ __forceinline__ ResultRow(const AttentionCall& call, const AttentionPlan& plan,
+                                       const Partials& partials, const Work& work, int row,
+                                       float2 stats, bool leads)
+      : call(call), partials(partials), final(plan.splits == 1), inverse(1.0f) {
+    if (final) {
+      first = output_row(call, plan, work.batch, work.kv_head, row) * call.value_dim;
+      inverse = stats.y == 0.0f ? 0.0f : 1.0f / stats.y;
+    } else {
+      const int64_t to = partial_row(call, plan, work, row);
+      first = to * call.value_dim;
+      if (leads) partials.stats[to] = stats;
     }
   }
-  weight_spans(tiles, weights);
-}
+
+  // A lane's part of the tile of the 16 dims from `dim` on, of its query i; there are `dims`, whole
+  // groups of eight.
+  __device__ __forceinline__ void write(const Tile& tile, int i, int lane, int dim,
+                                        int dims) const {
+    const bool neighbours = element_other(0, 1) == 1;
+    const auto each = [&](auto store) {
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) {
+        const int own = dim + element_other(lane, e);
+        if (element_query(e) != i || own / 8 * 8 >= dims || (neighbours && e % 2 != 0)) continue;
+        store(first + own, tile.values[e] * inverse, tile.values[e | 1] * inverse);
+      }
+    };
+    if (!final) {
+      each([&](int64_t to, float low, float high) {
+        partials.values[to] = low;
+        if (neighbours) partials.values[to + 1] = high;
+      });
+    } else {
+      auto* out = static_cast<uint16_t*>(call.out);
+      const bool half = call.dtype == DType::kFloat16;
+      each([&](int64_t to, float low, float high) {
+        const uint32_t pair =
+            half ? pack_pair<__half>(low, high) : pack_pair<gpu_bfloat16>(low, high);
+        if (neighbours) {
+          *reinterpret_cast<uint32_t*>(out + to) = pair;
+        } else {
+          out[to] = static_cast<uint16_t>(pair);
+        }
+      });
+    }
+  }
+};
 
 // Largest finite float16: queries beyond it, which bfloat16 can hold, are held to it.
 constexpr float kMaxHalf = 65504.0f;

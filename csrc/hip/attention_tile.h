@@ -1,5 +1,6 @@
 // Attention of many query rows: a block of waves, 16 rows each, walks over the keys that any of its
-// rows sees. Keys and values come through LDS as float16 or bfloat16, values transposed.
+// rows sees. Keys and values come through LDS as float16 or bfloat16: values are read while the
+// scores are computed, the next keys while the values are summed.
 #pragma once
 
 #include "hip/attention_matrix.h"
@@ -12,22 +13,13 @@ struct AnyCache {};
 // Calls body(format) with the format of a cache.
 template <class Format, typename Body>
 __device__ __forceinline__ void with_tile_format(const CacheView& view, Body body) {
-  if constexpr (!std::is_same_v<Format, AnyCache>) return body(Format{});
-  switch (view.type) {
-    case CacheType::kFloat32:
-      return;  // not for matrix units
-    case CacheType::kFloat16:
-      return body(Float16Cache{});
-    case CacheType::kBFloat16:
-      return body(BFloat16Cache{});
-    case CacheType::kE4M3:
-      return body(E4M3Cache{});
-    case CacheType::kE5M2:
-      return body(E5M2Cache{});
-    case CacheType::kQ8_0:
-      return body(Q8_0Cache{});
-    case CacheType::kQ4_0:
-      return body(Q4_0Cache{});
+  if constexpr (!std::is_same_v<Format, AnyCache>) {
+    body(Format{});
+  } else {
+    with_cache_format(view.type, [&](auto format) {
+      // float32 is not for matrix units.
+      if constexpr (decltype(format)::kType != CacheType::kFloat32) body(format);
+    });
   }
 }
 
@@ -38,86 +30,194 @@ struct TileShape {
   static constexpr int kDimParts = tile_dim_parts(kBucket), kDimTiles = kBucket / 16 / kDimParts;
   static constexpr int kSteps = kBucket / kMmaDepth;
   static constexpr bool kLarge = kBucket > 128;
-  static constexpr int kKeys = kLarge && kChunkKeys < 64 ? 32 : 64;
-  static constexpr int kChunks = kKeys / kChunkKeys;
+  static constexpr int kKeys = kChunkKeys < 64 ? 32 : 64;
+  static constexpr int kChunks = kKeys / kChunkKeys, kKeyTiles = kKeys / 16;
   // Large heads leave no room for keys and values at once.
   static constexpr bool kShared = kLarge && kChunks == 1;
-  static constexpr bool kQueriesHeld = kBucket <= 64;
+  static constexpr bool kQueriesHeld = kBucket <= 64 * kSlots;
   // Rows are 16 bytes longer than their values: reads of neighbouring rows meet other banks.
-  static constexpr int kKeyStride = kBucket + 8, kValueStride = kKeys + 8;
-  static constexpr int kKeySize = kKeys * kKeyStride, kValueSize = kBucket * kValueStride;
+  static constexpr int kKeyStride = kBucket + 8;
+  static constexpr int kValueStride = kLoadsTransposed ? kKeyStride : kKeys + 8;
+  static constexpr int kKeySize = kKeys * kKeyStride;
+  static constexpr int kValueSize = (kLoadsTransposed ? kKeys : kBucket) * kValueStride;
   static constexpr int kSize =
       kShared ? (kKeySize > kValueSize ? kKeySize : kValueSize) : kKeySize + kValueSize;
-  // Pieces of eight values, and pairs of them of two neighbouring keys.
-  static constexpr int kBlocks = kBucket / 8;
-  static constexpr int kPieces = kKeys * kBlocks / kThreads;
-  static constexpr int kPairs = (kKeys / 2 * kBlocks + kThreads - 1) / kThreads;
-  static_assert(kKeys * kBlocks % kThreads == 0, "threads have equal shares of the keys");
 };
 
-// A thread's share of moving a tile of keys and values to LDS.
-template <typename T, int kBucket, class Format>
+// A thread's share of the tile of keys or values that is under way to LDS, in pieces of
+// neighbouring values of a key. kTurned: to [dim][key], two keys at a time; else to [key][dim],
+// keys in the order of the tiles' rows.
+template <typename T, int kBucket, class Format, bool kTurned>
 struct TileMover {
   using Shape = TileShape<T, kBucket>;
-  // A few loads under way for each thread; less code where it is there for every format.
-  static constexpr bool kKnown = !std::is_same_v<Format, AnyCache>;
-  static constexpr int kKeyLoads = kKnown && !Shape::kLarge ? 8 : 2;
-  static constexpr int kValueLoads = kKnown && !Shape::kLarge ? 4 : 1;
-  const AttentionCall& call;
-  const Work& work;
-  KeyRange range;
+  // LDS gets what the cache has, without registers.
+  static constexpr bool kCopied =
+      kLoadsTransposed && !kTurned && !Shape::kShared &&
+      (std::is_same_v<Format, Float16Cache> || std::is_same_v<Format, BFloat16Cache>);
 
-  __device__ __forceinline__ const uint8_t* row(const CacheView& view, int key) const {
-    return cache_row(call, view, work.batch, work.kv_head, key < range.end ? key : range.end - 1);
+  template <class Known>
+  static constexpr int kPiece = Known::kBlock == 1 && Known::kBytes == 2 ? 8 : 16;
+  template <int kWidth>
+  static constexpr int kShares =
+      (Shape::kKeys * kBucket / kWidth / (kTurned ? 2 : 1) + Shape::kThreads - 1) / Shape::kThreads;
+  template <int kWidth>
+  static constexpr int kPieces = kShares<kWidth> * (kTurned ? 2 : 1);
+  // Enough for any format: 8 words for 16 values.
+  static constexpr int kWords = kPieces<16> * 8 > kPieces<8> * 4 ? kPieces<16> * 8 : kPieces<8> * 4;
+
+  RowCursor rows;
+  int dims;
+  uint32_t raw[kCopied ? 1 : kWords];
+
+  __device__ __forceinline__ TileMover(const AttentionCall& call, const CacheView& view,
+                                       const Work& work, int dims, int end)
+      : rows(call, view, work, end), dims(dims) {}
+
+  // Where piece i of a thread stands. Turned, neighbouring threads read neighbouring pieces and
+  // write neighbouring keys.
+  template <int kWidth>
+  static __device__ __forceinline__ void place(int i, int* key, int* dim) {
+    constexpr unsigned kRow = kBucket / kWidth, kKeys = Shape::kKeys, kThreads = Shape::kThreads;
+    const unsigned thread = threadIdx.x;
+    if constexpr (kTurned) {
+      static_assert(kThreads % kKeys == 0);
+      *key = static_cast<int>(thread / 2 % (kKeys / 2) * 2) + i % 2;
+      *dim = static_cast<int>(thread % 2 + thread / kKeys * 2) * kWidth +
+             i / 2 * static_cast<int>(kThreads / kKeys * 2 * kWidth);
+    } else if constexpr (kThreads % kRow == 0) {
+      *key = static_cast<int>(thread / kRow) + i * static_cast<int>(kThreads / kRow);
+      *dim = static_cast<int>(thread % kRow) * kWidth;
+    } else {
+      const unsigned index = thread + i * kThreads;
+      *key = static_cast<int>(index / kRow), *dim = static_cast<int>(index % kRow) * kWidth;
+    }
+  }
+  // From a piece's key to the next one's and, turned, back; 0: not always the same.
+  template <int kWidth>
+  static constexpr int kSteps =
+      kTurned                                     ? 1
+      : Shape::kThreads % (kBucket / kWidth) != 0 ? 0
+                                                  : Shape::kThreads / (kBucket / kWidth);
+  // The last share may be larger than what is left.
+  static __device__ __forceinline__ bool inside(int key, int dim) {
+    return key < Shape::kKeys && dim < kBucket;
   }
 
-  // The keys from `first` on, in the order of the tiles' rows. Zeros where a head has ended.
-  __device__ __forceinline__ void move_keys(int first, T* keys) const {
-    with_tile_format<Format>(call.k, [&](auto format) {
-#pragma unroll kKeyLoads
-      for (int i = 0; i < Shape::kPieces; ++i) {
-        const int index = threadIdx.x + i * Shape::kThreads;
-        const int key = index / Shape::kBlocks, dim = index % Shape::kBlocks * 8;
-        uint32_t piece[4] = {};
-        if (dim < call.head_dim) {
-          decltype(format)::template load_pairs<T, 8>(row(call.k, first + key), dim, piece);
-        }
-        const int to = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
-        *reinterpret_cast<uint4*>(keys + to * Shape::kKeyStride + dim) =
-            make_uint4(piece[0], piece[1], piece[2], piece[3]);
+  // Zeros where a head has ended; later copies leave them alone.
+  __device__ __forceinline__ void clear(T* to) const {
+    if constexpr (kCopied) {
+#pragma unroll 1
+      for (int i = 0; i < kPieces<8>; ++i) {
+        int key, dim;
+        place<8>(i, &key, &dim);
+        if (dim < dims || !inside(key, dim)) continue;
+        *reinterpret_cast<uint4*>(to + key * Shape::kKeyStride + dim) = make_uint4(0, 0, 0, 0);
       }
-    });
+    }
   }
 
-  // Neighbouring threads read 32 bytes of a key and write neighbouring keys.
-  __device__ __forceinline__ void move_values(int first, T* values) const {
-    with_tile_format<Format>(call.v, [&](auto format) {
-#pragma unroll kValueLoads
-      for (int i = 0; i < Shape::kPairs; ++i) {
-        const int index = threadIdx.x + i * Shape::kThreads;
-        const int key = index / 2 % (Shape::kKeys / 2) * 2;
-        const int dim = (index % 2 + index / Shape::kKeys * 2) * 8;
-        if (dim >= kBucket) continue;  // the last share may be larger than what is left
-        uint32_t even[4] = {}, odd[4] = {};
-        if (dim < call.value_dim) {
-          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key), dim, even);
-          decltype(format)::template load_pairs<T, 8>(row(call.v, first + key + 1), dim, odd);
-        }
+  // Starts to read the tile from key `first` on.
+  __device__ __forceinline__ void fetch(int first, T* to) {
+    with_tile_format<Format>(rows.view, [&](auto format) { read<decltype(format)>(first, to); });
+  }
+
+  // The tile in LDS; a barrier has to follow.
+  __device__ __forceinline__ void land(T* to) {
+    if constexpr (kCopied) {
+      LdsCopy{}.land(nullptr);
+    } else {
+      with_tile_format<Format>(rows.view, [&](auto format) { store<decltype(format)>(to); });
+    }
+  }
+
+ private:
+  template <class Known>
+  __device__ __forceinline__ void read(int first, T* to) {
+    constexpr int kWidth = kPiece<Known>;
+    int key, dim;
+    place<kWidth>(0, &key, &dim);
+    rows.start(first + key);
+    if (kSteps<kWidth> != 0 && rows.neighbours(first, Shape::kKeys)) {
+      const uint8_t* row = rows.at(first + key);
+      const int64_t step = kSteps<kWidth> * rows.view.position_stride;
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          T* to = values + (dim + 2 * w) * Shape::kValueStride + key;
-          *reinterpret_cast<uint32_t*>(to) = (even[w] & 0xffff) | odd[w] << 16;
-          *reinterpret_cast<uint32_t*>(to + Shape::kValueStride) =
+      for (int i = 0; i < kPieces<kWidth>; ++i) {
+        place<kWidth>(i, &key, &dim);
+        if (dim < dims && inside(key, dim)) read_piece<Known>(i, row, key, dim, to);
+        row += kTurned && i % 2 != 0 ? -step : step;
+      }
+    } else if constexpr (kCopied) {
+#pragma unroll 1
+      for (int i = 0; i < kPieces<kWidth>; ++i) look_up_piece<Known>(i, first, to);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPieces<kWidth>; ++i) look_up_piece<Known>(i, first, to);
+    }
+  }
+
+  template <class Known>
+  __device__ __forceinline__ void look_up_piece(int i, int first, T* to) {
+    int key, dim;
+    place<kPiece<Known>>(i, &key, &dim);
+    if (dim < dims && inside(key, dim)) read_piece<Known>(i, rows.at(first + key), key, dim, to);
+  }
+
+  template <class Known>
+  __device__ __forceinline__ void read_piece(int i, const uint8_t* row, int key, int dim, T* to) {
+    if constexpr (kCopied) {
+      LdsCopy{}.fetch(reinterpret_cast<const T*>(row) + dim, to + key * Shape::kKeyStride + dim);
+    } else {
+      constexpr int kWidth = kPiece<Known>;
+      Known::template fetch<kWidth>(row, dim, raw + i * Known::template kRawWords<kWidth>);
+    }
+  }
+
+  template <class Known>
+  __device__ __forceinline__ void store(T* to) {
+    constexpr int kWidth = kPiece<Known>, kRaw = Known::template kRawWords<kWidth>;
+    if constexpr (kTurned) {
+#pragma unroll
+      for (int i = 0; i < kPieces<kWidth>; i += 2) {
+        int key, dim;
+        place<kWidth>(i, &key, &dim);
+        if (dim >= dims) continue;
+        uint32_t even[kWidth / 2], odd[kWidth / 2];
+        Known::template pairs<T, kWidth>(raw + i * kRaw, dim, even);
+        Known::template pairs<T, kWidth>(raw + (i + 1) * kRaw, dim, odd);
+#pragma unroll
+        for (int w = 0; w < kWidth / 2; ++w) {
+          T* at = to + (dim + 2 * w) * Shape::kValueStride + key;
+          *reinterpret_cast<uint32_t*>(at) = (even[w] & 0xffff) | odd[w] << 16;
+          *reinterpret_cast<uint32_t*>(at + Shape::kValueStride) =
               even[w] >> 16 | (odd[w] & 0xffff0000u);
         }
       }
-    });
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPieces<kWidth>; ++i) {
+        int key, dim;
+        place<kWidth>(i, &key, &dim);
+        if (!inside(key, dim)) continue;
+        uint32_t piece[kWidth / 2] = {};
+        if (dim < dims) Known::template pairs<T, kWidth>(raw + i * kRaw, dim, piece);
+        const int tile_row = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
+#pragma unroll
+        for (int w = 0; w < kWidth / 2; w += 4) {
+          *reinterpret_cast<uint4*>(to + tile_row * Shape::kKeyStride + dim + 2 * w) =
+              make_uint4(piece[w], piece[w + 1], piece[w + 2], piece[w + 3]);
+        }
+      }
+    }
   }
 };
 
+// Blocks that should fit into a compute unit.
+constexpr int tile_blocks(int bucket) { return bucket > 128 ? 1 : 2; }
+
 template <typename T, int kBucket, class Format>
-__global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, kBucket <= 128 ? 2 : 1)
+__global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(kBucket))
     attention_tile_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
+  follow_previous();
   using Shape = TileShape<T, kBucket>;
   __shared__ __align__(16) T memory[Shape::kSize];
   T* const keys = memory;
@@ -127,39 +227,40 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, kBucket <= 12
   work.tile = plan.tiles - 1 - work.tile;  // those that see the most keys start first
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
-  const int64_t group = call.heads / call.kv_heads;
   const int length = sequence_length(call, work.batch);
-  const int64_t first_row = int64_t{work.tile} * kTileRows;
-  const int64_t last_row =
-      first_row + kTileRows < plan.rows ? first_row + kTileRows - 1 : plan.rows - 1;
-  KeyRange range = tile_keys(call, length, first_row / group, last_row / group);
+  const int first_row = work.tile * kTileRows;
+  const int last_row = (plan.rows - first_row > kTileRows ? first_row + kTileRows : plan.rows) - 1;
+  KeyRange range = tile_keys(call, length, first_row / plan.group, last_row / plan.group);
   range.begin -= range.begin % Shape::kKeys;
   range = split_keys(range, work.split, plan.splits, Shape::kKeys);
 
   // The wave's rows: those that there are not are the last one's, and never written.
-  const int64_t wave_row = first_row + wave / Shape::kDimParts * 16;
+  const int wave_row = first_row + wave / Shape::kDimParts * 16;
   const int first_dim = wave % Shape::kDimParts * Shape::kDimTiles * 16;
-  const int rows = static_cast<int>(wave_row > last_row        ? 0
-                                    : wave_row + 15 < last_row ? 16
-                                                               : last_row - wave_row + 1);
-  const int64_t wave_first = (rows > 0 ? wave_row : last_row) / group;
-  const int64_t wave_last = (rows > 0 ? wave_row + rows - 1 : last_row) / group;
+  const int rows = wave_row > last_row        ? 0
+                   : last_row - wave_row > 15 ? 16
+                                              : last_row - wave_row + 1;
+  const int wave_first = (rows > 0 ? wave_row : last_row) / plan.group;
+  const int wave_last = (rows > 0 ? wave_row + rows - 1 : last_row) / plan.group;
   const KeyRange any = tile_keys(call, length, wave_first, wave_last);
   const KeyRange common = common_keys(call, length, wave_first, wave_last);
 
+  TileMover<T, kBucket, Format, false> key_mover(call, call.k, work, head_dim, range.end);
+  TileMover<T, kBucket, Format, !kLoadsTransposed> value_mover(call, call.v, work, dims, range.end);
+  key_mover.clear(keys);
+  if (range.begin < range.end) key_mover.fetch(range.begin, keys);
+
   const ScoreRule rule(call);
-  Scoring scoring[kLaneQueries];
   Softmax softmax;
   const uint16_t* queries[kLaneQueries];
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
-    const int64_t own = wave_row + lane_query(lane, i), passed = wave_row + query_row(lane, i);
-    const int64_t row = own < last_row ? own : last_row;
-    scoring[i] = scoring_of(call, length, work.kv_head, row);
-    softmax.start(i, first_stats(call, work.kv_head, row, work.split));
+    const int own = wave_row + lane_query(lane, i), passed = wave_row + query_row(lane, i);
+    const int row = own < last_row ? own : last_row;
+    softmax.start(i, first_stats(call, plan, work.kv_head, row, work.split));
     queries[i] =
         static_cast<const uint16_t*>(call.q) +
-        query_offset(call, work.batch, work.kv_head, passed < last_row ? passed : last_row);
+        query_offset(call, plan, work.batch, work.kv_head, passed < last_row ? passed : last_row);
   }
   const auto load_queries = [&](int step, Span<T>(&spans)[kLaneQueries]) {
 #pragma unroll
@@ -174,78 +275,90 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, kBucket <= 12
     for (int s = 0; s < Shape::kSteps; ++s) load_queries(s, held[s]);
   }
 
-  Tile out[Shape::kDimTiles] = {};
-  float factors[kLaneQueries];
-  Span<T> weights[kLaneQueries];
+  const auto scoring = [&](int i) {
+    const int own = wave_row + lane_query(lane, i);
+    return scoring_of(call, plan, length, work.kv_head, own < last_row ? own : last_row);
+  };
 
-  // Scores and weights of a chunk; its keys stand in LDS in the order of the tiles' rows.
-  const auto weigh = [&](int first, int chunk) {
-    Tile scores[kSlots] = {};
+  Tile out[Shape::kDimTiles] = {};
+  Tile scores[Shape::kKeyTiles];  // keys stand in LDS in the order of the tiles' rows
+
+  for (int first = range.begin; first < range.end; first += Shape::kKeys) {
+    const bool seen = rows > 0 && first < any.end && first + Shape::kKeys > any.begin;
+    if constexpr (Shape::kShared) __syncthreads();  // the last values have been used
+    key_mover.land(keys);
+    __syncthreads();
+
+    value_mover.fetch(first, values);
+    if (seen) {
 #pragma unroll
-    for (int s = 0; s < Shape::kSteps; ++s) {
-      if constexpr (!Shape::kQueriesHeld) load_queries(s, held[0]);
+      for (int t = 0; t < Shape::kKeyTiles; ++t) scores[t] = {};
 #pragma unroll
-      for (int t = 0; t < kSlots; ++t) {
-        Span<T> k[kLaneQueries];
+      for (int s = 0; s < Shape::kSteps; ++s) {
+        if constexpr (!Shape::kQueriesHeld) load_queries(s, held[0]);
 #pragma unroll
-        for (int j = 0; j < kLaneQueries; ++j) {
-          const int row = chunk * kChunkKeys + 16 * t + other_row(lane, j);
-          k[j] = load_span(keys + row * Shape::kKeyStride + s * kMmaDepth + 16 * slot(lane));
+        for (int t = 0; t < Shape::kKeyTiles; ++t) {
+          Span<T> k[kLaneQueries];
+#pragma unroll
+          for (int j = 0; j < kLaneQueries; ++j) {
+            const T* row = keys + (16 * t + other_row(lane, j)) * Shape::kKeyStride;
+            k[j] = load_span(row + s * kMmaDepth + 16 * slot(lane));
+          }
+          multiply_add(scores[t], held[Shape::kQueriesHeld ? s : 0], k);
         }
-        multiply_add(scores[t], held[Shape::kQueriesHeld ? s : 0], k);
+        keep_order();
       }
     }
-    const int from = first + chunk * kChunkKeys;
-    const bool whole = from >= common.begin && from + kChunkKeys <= common.end;
-    softmax_chunk(rule, scoring, from, whole, scores, softmax, factors, weights);
-  };
-  const auto add_values = [&](int chunk) {
+    if constexpr (Shape::kShared) __syncthreads();  // the keys have been used
+    value_mover.land(values);
+    __syncthreads();
+
+    if (first + Shape::kKeys < range.end) key_mover.fetch(first + Shape::kKeys, keys);
+    if (!seen) continue;
+    const bool whole = first >= common.begin && first + Shape::kKeys <= common.end;
+    float factors[kLaneQueries];
+    softmax_tile(rule, scoring, first, whole, scores, softmax, factors);
 #pragma unroll
     for (int u = 0; u < Shape::kDimTiles; ++u) {
 #pragma unroll
       for (int e = 0; e < kAccElements; ++e) out[u].values[e] *= factors[element_query(e)];
-      Span<T> v[kLaneQueries];
-#pragma unroll
-      for (int j = 0; j < kLaneQueries; ++j) {
-        const int row = first_dim + 16 * u + other_row(lane, j);
-        v[j] = load_span(values + row * Shape::kValueStride + chunk * kChunkKeys + 16 * slot(lane));
-      }
-      multiply_add(out[u], weights, v);
     }
-  };
-  const auto seen = [&](int first) { return first < any.end && first + kChunkKeys > any.begin; };
-
-  const TileMover<T, kBucket, Format> mover{call, work, range};
-  for (int first = range.begin; first < range.end; first += Shape::kKeys) {
-    __syncthreads();
-    mover.move_keys(first, keys);
-    if constexpr (!Shape::kShared) mover.move_values(first, values);
-    __syncthreads();
-    if constexpr (Shape::kShared) {
-      if (rows > 0 && seen(first)) weigh(first, 0);
-      __syncthreads();
-      mover.move_values(first, values);
-      __syncthreads();
-      if (rows > 0 && seen(first)) add_values(0);
-    } else {
-      for (int chunk = 0; chunk < Shape::kChunks; ++chunk) {
-        if (rows == 0 || !seen(first + chunk * kChunkKeys)) continue;
-        weigh(first, chunk);
-        add_values(chunk);
+#pragma unroll
+    for (int chunk = 0; chunk < Shape::kChunks; ++chunk) {
+      const T* const from =
+          values + chunk * kChunkKeys * (kLoadsTransposed ? Shape::kValueStride : 1);
+      Span<T> weights[kLaneQueries];
+      weight_spans(scores + chunk * kSlots, weights);
+#pragma unroll
+      for (int u = 0; u < Shape::kDimTiles; ++u) {
+        Span<T> v[kLaneQueries];
+        const int dim = first_dim + 16 * u;
+        if constexpr (kLoadsTransposed) {
+          load_transposed(from + dim, Shape::kValueStride, v);
+        } else {
+#pragma unroll
+          for (int j = 0; j < kLaneQueries; ++j) {
+            const T* row = from + (dim + other_row(lane, j)) * Shape::kValueStride;
+            v[j] = load_span(row + 16 * slot(lane));
+          }
+        }
+        multiply_add(out[u], weights, v);
+        if (u % 2 == 1) keep_order();
       }
     }
   }
 
   softmax.finish();
 #pragma unroll
-  for (int u = 0; u < Shape::kDimTiles; ++u) {
+  for (int i = 0; i < kLaneQueries; ++i) {
+    const int row = lane_query(lane, i);
+    if (row >= rows) continue;
+    const float2 stats = make_float2(softmax.largest[i], softmax.sum[i]);
+    ResultRow result(call, plan, partials, work, wave_row + row, stats,
+                     first_dim == 0 && lane_part(lane) == 0);
 #pragma unroll
-    for (int e = 0; e < kAccElements; ++e) {
-      const int i = element_query(e), row = lane_query(lane, i);
-      const int dim = first_dim + 16 * u + element_other(lane, e);
-      if (row >= rows || dim >= dims) continue;
-      write_result(call, plan, partials, work, wave_row + row, dim, out[u].values[e],
-                   make_float2(softmax.largest[i], softmax.sum[i]));
+    for (int u = 0; u < Shape::kDimTiles; ++u) {
+      result.write(out[u], i, lane, first_dim + 16 * u, dims);
     }
   }
 }
@@ -255,9 +368,9 @@ void launch_tile(const AttentionCall& call, const AttentionPlan& plan, const Par
                  Stream stream) {
   with_bucket(call, [&](auto bucket) {
     constexpr int kBucket = decltype(bucket)::value;
-    attention_tile_kernel<T, kBucket, Format>
-        <<<grid_of(call, plan), tile_waves(kBucket) * device_wave_size(), 0,
-           static_cast<gpuStream_t>(stream)>>>(call, plan, partials);
+    launch_early(attention_tile_kernel<T, kBucket, Format>, grid_of(call, plan),
+                 tile_waves(kBucket) * device_wave_size(), 0, static_cast<gpuStream_t>(stream),
+                 call, plan, partials);
   });
 }
 

@@ -23,7 +23,7 @@ struct Partials {
 // What the launcher decides, from shapes and the device alone.
 struct AttentionPlan {
   int tile_rows, tiles, splits;
-  int64_t rows;  // of a key head
+  int rows, group;  // query rows of a key head, query heads
 };
 
 struct Work {
@@ -62,19 +62,19 @@ __device__ __forceinline__ KeyRange visible_keys(const AttentionCall& call, int 
 
 // The keys that any of the rows [first, last] sees.
 __device__ __forceinline__ KeyRange tile_keys(const AttentionCall& call, int length,
-                                              int64_t first_query, int64_t last_query) {
-  const auto before = length - static_cast<int>(call.queries);
-  const KeyRange first = visible_keys(call, length, before + static_cast<int>(first_query));
-  const KeyRange last = visible_keys(call, length, before + static_cast<int>(last_query));
+                                              int first_query, int last_query) {
+  const int before = length - static_cast<int>(call.queries);
+  const KeyRange first = visible_keys(call, length, before + first_query);
+  const KeyRange last = visible_keys(call, length, before + last_query);
   return {first.begin, last.end > first.begin ? last.end : first.begin};
 }
 
 // The keys that all of the rows [first, last] see.
 __device__ __forceinline__ KeyRange common_keys(const AttentionCall& call, int length,
-                                                int64_t first_query, int64_t last_query) {
-  const auto before = length - static_cast<int>(call.queries);
-  const KeyRange first = visible_keys(call, length, before + static_cast<int>(first_query));
-  const KeyRange last = visible_keys(call, length, before + static_cast<int>(last_query));
+                                                int first_query, int last_query) {
+  const int before = length - static_cast<int>(call.queries);
+  const KeyRange first = visible_keys(call, length, before + first_query);
+  const KeyRange last = visible_keys(call, length, before + last_query);
   return {last.begin, first.end};
 }
 
@@ -88,21 +88,82 @@ __device__ __forceinline__ KeyRange split_keys(KeyRange all, int split, int spli
   return {cut(split), end < all.end ? end : all.end};
 }
 
-// The bytes of a position's head. Pages outside the cache become its nearest one.
+// Where a page's head starts; without a table, a sequence's. Pages outside the cache become its
+// nearest one.
+__device__ __forceinline__ int64_t page_offset(const AttentionCall& call, const CacheView& view,
+                                               int batch, int kv_head, int page) {
+  int64_t block = batch;
+  if (call.block_table != nullptr) {
+    const int64_t entry = call.block_table[batch * call.table_stride + page];
+    block = entry < 0 ? 0 : entry < call.num_blocks ? entry : call.num_blocks - 1;
+  }
+  return block * view.block_stride + kv_head * view.head_stride;
+}
+
+// The bytes of a position's head.
 __device__ __forceinline__ const uint8_t* cache_row(const AttentionCall& call,
                                                     const CacheView& view, int batch, int kv_head,
                                                     int position) {
-  int64_t block = batch;
+  unsigned page = 0;
   if (call.block_table != nullptr) {
     const auto size = static_cast<unsigned>(call.block_size);
-    const unsigned index = static_cast<unsigned>(position) / size;
-    const int64_t page = call.block_table[batch * call.table_stride + index];
-    block = page < 0 ? 0 : page < call.num_blocks ? page : call.num_blocks - 1;
-    position -= static_cast<int>(index * size);
+    page = static_cast<unsigned>(position) / size;
+    position -= static_cast<int>(page * size);
   }
-  return static_cast<const uint8_t*>(view.data) + block * view.block_stride +
-         position * view.position_stride + kv_head * view.head_stride;
+  return static_cast<const uint8_t*>(view.data) +
+         page_offset(call, view, batch, kv_head, static_cast<int>(page)) +
+         position * view.position_stride;
 }
+
+// The same for positions near each other, without a division for each. Past the end it stays at the
+// last one.
+struct RowCursor {
+  const AttentionCall& call;
+  const CacheView& view;
+  const Work& work;
+  int end;
+  int64_t offset;             // of the page
+  int position, page, place;  // in the page
+
+  __device__ __forceinline__ RowCursor(const AttentionCall& call, const CacheView& view,
+                                       const Work& work, int end)
+      : call(call), view(view), work(work), end(end), offset(0), page(0) {
+    if (call.block_table == nullptr) turn_to(0);
+  }
+
+  __device__ __forceinline__ void start(int first) {
+    position = first < end ? first : end - 1;
+    place = position;
+    if (call.block_table == nullptr) return;
+    const int size = static_cast<int>(call.block_size), to = position / size;
+    place -= to * size;
+    turn_to(to);
+  }
+
+  __device__ __forceinline__ void turn_to(int to) {
+    page = to;
+    offset = page_offset(call, view, work.batch, work.kv_head, page);
+  }
+
+  // Whether `count` positions from `first` on are there, with the same bytes between them.
+  __device__ __forceinline__ bool neighbours(int first, int count) const {
+    return call.block_table == nullptr && first + count <= end;
+  }
+
+  __device__ __forceinline__ const uint8_t* at(int next) {
+    next = next < end ? next : end - 1;
+    place += next - position;
+    position = next;
+    if (call.block_table != nullptr) {
+      const auto size = static_cast<int>(call.block_size);
+      int to = page;
+      while (place >= size) place -= size, ++to;
+      while (place < 0) place += size, --to;
+      if (to != page) turn_to(to);
+    }
+    return static_cast<const uint8_t*>(view.data) + offset + place * view.position_stride;
+  }
+};
 
 // A raw product as a score in units of log2; kNoScore where the query does not see the key.
 struct Scoring {
@@ -119,10 +180,9 @@ struct Scoring {
   }
 };
 
-__device__ __forceinline__ Scoring scoring_of(const AttentionCall& call, int length, int kv_head,
-                                              int64_t row) {
-  const auto group = static_cast<int>(call.heads / call.kv_heads);
-  const int query = static_cast<int>(row / group), head = kv_head * group + row % group;
+__device__ __forceinline__ Scoring scoring_of(const AttentionCall& call, const AttentionPlan& plan,
+                                              int length, int kv_head, int row) {
+  const int query = row / plan.group, head = kv_head * plan.group + row % plan.group;
   const int position = length - static_cast<int>(call.queries) + query;
   return {visible_keys(call, length, position), position,
           call.alibi_slopes != nullptr ? call.alibi_slopes[head] * kLog2e : 0.0f};
@@ -134,65 +194,28 @@ __device__ __forceinline__ float rescale(float older, float newer) {
 }
 
 // The row's softmax before any key: a sink is a key whose value is zero, and split 0 counts it.
-__device__ __forceinline__ float2 first_stats(const AttentionCall& call, int kv_head, int64_t row,
-                                              int split) {
+__device__ __forceinline__ float2 first_stats(const AttentionCall& call, const AttentionPlan& plan,
+                                              int kv_head, int row, int split) {
   if (call.sinks == nullptr || split != 0) return make_float2(kNoScore, 0.0f);
-  const int64_t group = call.heads / call.kv_heads;
-  return make_float2(call.sinks[kv_head * group + row % group] * kLog2e, 1.0f);
+  return make_float2(call.sinks[kv_head * plan.group + row % plan.group] * kLog2e, 1.0f);
 }
 
 // Where a row of a block's result goes.
 __device__ __forceinline__ int64_t partial_row(const AttentionCall& call, const AttentionPlan& plan,
-                                               const Work& work, int64_t row) {
+                                               const Work& work, int row) {
   return ((int64_t{work.batch} * call.kv_heads + work.kv_head) * plan.rows + row) * plan.splits +
          work.split;
 }
-__device__ __forceinline__ int64_t output_row(const AttentionCall& call, int batch, int kv_head,
-                                              int64_t row) {
-  const int64_t group = call.heads / call.kv_heads;
-  return (int64_t{batch} * call.queries + row / group) * call.heads + kv_head * group + row % group;
+__device__ __forceinline__ int64_t output_row(const AttentionCall& call, const AttentionPlan& plan,
+                                              int batch, int kv_head, int row) {
+  return (batch * call.queries + row / plan.group) * call.heads + kv_head * plan.group +
+         row % plan.group;
 }
-__device__ __forceinline__ int64_t query_offset(const AttentionCall& call, int batch, int kv_head,
-                                                int64_t row) {
-  const int64_t group = call.heads / call.kv_heads;
-  return batch * call.q_batch_stride + row / group * call.q_token_stride +
-         (kv_head * group + row % group) * call.q_head_stride;
-}
-
-// One value of a block's result: the row's statistics are those of all of the block's keys.
-__device__ __forceinline__ void write_result(const AttentionCall& call, const AttentionPlan& plan,
-                                             const Partials& partials, const Work& work,
-                                             int64_t row, int dim, float value, float2 stats) {
-  if (plan.splits > 1) {
-    const int64_t to = partial_row(call, plan, work, row);
-    partials.values[to * call.value_dim + dim] = value;
-    if (dim == 0) partials.stats[to] = stats;
-  } else {
-    const int64_t to = output_row(call, work.batch, work.kv_head, row);
-    const float inverse = stats.y == 0.0f ? 0.0f : 1.0f / stats.y;
-    store_as(call.dtype, call.out, to * call.value_dim + dim, value * inverse);
-  }
-}
-
-// with_cache_format, on the device.
-template <typename Body>
-__device__ __forceinline__ void with_format_of(const CacheView& view, Body body) {
-  switch (view.type) {
-    case CacheType::kFloat32:
-      return body(Float32Cache{});
-    case CacheType::kFloat16:
-      return body(Float16Cache{});
-    case CacheType::kBFloat16:
-      return body(BFloat16Cache{});
-    case CacheType::kE4M3:
-      return body(E4M3Cache{});
-    case CacheType::kE5M2:
-      return body(E5M2Cache{});
-    case CacheType::kQ8_0:
-      return body(Q8_0Cache{});
-    case CacheType::kQ4_0:
-      return body(Q4_0Cache{});
-  }
+__device__ __forceinline__ int64_t query_offset(const AttentionCall& call,
+                                                const AttentionPlan& plan, int batch, int kv_head,
+                                                int row) {
+  return batch * call.q_batch_stride + row / plan.group * call.q_token_stride +
+         (kv_head * plan.group + row % plan.group) * call.q_head_stride;
 }
 
 // Whether every head starts at a multiple of `bytes`.

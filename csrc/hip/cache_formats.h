@@ -8,9 +8,11 @@
 //   kAlign<N>             what the address of N values must be a multiple of, N = 8 or 16; for
 //                         blocks, what the address of the row must be a multiple of
 //   value(row, i)         one value; needs the alignment of an element, or of a row of blocks
-//   load<N>(row, first, out)   values [first, first + N) as float, first a multiple of N
-//   load_pairs<T, N>(row, first, out)   the same as pairs of T = __half or gpu_bfloat16, the first
-//                         of a pair in the low half, each rounded once from its value
+//   fetch<N>(row, first, raw)  starts to read values [first, first + N), first a multiple of N, to
+//                         kRawWords<N> words; so many can be under way before the first is used
+//   floats<N>(raw, first, out)     what was fetched as float
+//   pairs<T, N>(raw, first, out)   the same as pairs of T = __half or gpu_bfloat16, the first of a
+//                         pair in the low half, each rounded once from its value
 // Values are those of `dequantize` to the bit.
 #pragma once
 
@@ -52,6 +54,20 @@ __device__ __forceinline__ void round_pairs(const float (&values)[N], uint32_t (
   }
 }
 
+// Fetched and used at once.
+template <class Format, int N>
+__device__ __forceinline__ void load_floats(const void* row, int first, float (&out)[N]) {
+  uint32_t raw[Format::template kRawWords<N>];
+  Format::template fetch<N>(row, first, raw);
+  Format::template floats<N>(raw, first, out);
+}
+template <class Format, typename T, int N>
+__device__ __forceinline__ void load_pairs(const void* row, int first, uint32_t (&out)[N]) {
+  uint32_t raw[Format::template kRawWords<2 * N>];
+  Format::template fetch<2 * N>(row, first, raw);
+  Format::template pairs<T, 2 * N>(raw, first, out);
+}
+
 // Elements of 16 or 32 bits.
 template <typename T, CacheType Type>
 struct WideCache {
@@ -60,36 +76,46 @@ struct WideCache {
   static constexpr int kBlock = 1, kBytes = sizeof(T);
   template <int N>
   static constexpr int kAlign = 16;
+  template <int N>
+  static constexpr int kRawWords = N * kBytes / 4;
 
   static __device__ __forceinline__ float value(const void* row, int i) {
     return to_float(static_cast<const T*>(row)[i]);
   }
 
   template <int N>
-  static __device__ __forceinline__ void load(const void* row, int first, float (&out)[N]) {
-    constexpr int kWords = N * kBytes / 4;
-    uint32_t words[kWords];
-    load_words<kWords, 16>(static_cast<const uint8_t*>(row) + first * kBytes, words);
+  static __device__ __forceinline__ void fetch(const void* row, int first, uint32_t* raw) {
+    const auto* from = reinterpret_cast<const uint4*>(static_cast<const T*>(row) + first);
+#pragma unroll
+    for (int i = 0; i < kRawWords<N> / 4; ++i) {
+      const uint4 v = from[i];
+      raw[4 * i] = v.x, raw[4 * i + 1] = v.y, raw[4 * i + 2] = v.z, raw[4 * i + 3] = v.w;
+    }
+  }
+
+  template <int N>
+  static __device__ __forceinline__ void floats(const uint32_t* raw, int, float (&out)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       if constexpr (std::is_same_v<T, float>) {
-        out[i] = __uint_as_float(words[i]);
+        out[i] = __uint_as_float(raw[i]);
       } else if constexpr (std::is_same_v<T, __half>) {
-        out[i] = i % 2 ? high_half(words[i / 2]) : low_half(words[i / 2]);
+        out[i] = i % 2 ? high_half(raw[i / 2]) : low_half(raw[i / 2]);
       } else {
-        out[i] = __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000 : words[i / 2] << 16);
+        out[i] = __uint_as_float(i % 2 ? raw[i / 2] & 0xffff0000 : raw[i / 2] << 16);
       }
     }
   }
 
   template <typename Pair, int N>
-  static __device__ __forceinline__ void load_pairs(const void* row, int first,
-                                                    uint32_t (&out)[N / 2]) {
+  static __device__ __forceinline__ void pairs(const uint32_t* raw, int first,
+                                               uint32_t (&out)[N / 2]) {
     if constexpr (std::is_same_v<T, Pair>) {
-      load_words<N / 2, 16>(static_cast<const uint8_t*>(row) + first * kBytes, out);
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i) out[i] = raw[i];
     } else {
       float values[N];
-      load<N>(row, first, values);
+      floats<N>(raw, first, values);
       round_pairs<Pair, N>(values, out);
     }
   }
@@ -103,40 +129,46 @@ struct Float8Cache {
   static constexpr int kBlock = 1, kBytes = 1;
   template <int N>
   static constexpr int kAlign = N;
+  template <int N>
+  static constexpr int kRawWords = N / 4;
 
   static __device__ __forceinline__ float value(const void* row, int i) {
     return to_float(static_cast<const T*>(row)[i]);
   }
 
   template <int N>
-  static __device__ __forceinline__ void load(const void* row, int first, float (&out)[N]) {
+  static __device__ __forceinline__ void fetch(const void* row, int first, uint32_t* raw) {
     uint32_t words[N / 4];
     load_words<N / 4, N>(static_cast<const uint8_t*>(row) + first, words);
 #pragma unroll
+    for (int i = 0; i < N / 4; ++i) raw[i] = words[i];
+  }
+
+  template <int N>
+  static __device__ __forceinline__ void floats(const uint32_t* raw, int, float (&out)[N]) {
+#pragma unroll
     for (int i = 0; i < N; ++i) {
-      out[i] = to_float(T{static_cast<uint8_t>(words[i / 4] >> (8 * (i % 4)))});
+      out[i] = to_float(T{static_cast<uint8_t>(raw[i / 4] >> (8 * (i % 4)))});
     }
   }
 
   template <typename Pair, int N>
-  static __device__ __forceinline__ void load_pairs(const void* row, int first,
-                                                    uint32_t (&out)[N / 2]) {
+  static __device__ __forceinline__ void pairs(const uint32_t* raw, int first,
+                                               uint32_t (&out)[N / 2]) {
     if constexpr (std::is_same_v<Pair, __half>) {
-      uint32_t words[N / 4];
-      load_words<N / 4, N>(static_cast<const uint8_t*>(row) + first, words);
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
         if constexpr (kConvertsE4M3 && std::is_same_v<T, E4M3>) {
-          out[2 * i] = e4m3_halves(words[i]);
-          out[2 * i + 1] = e4m3_halves(words[i] >> 16);
+          out[2 * i] = e4m3_halves(raw[i]);
+          out[2 * i + 1] = e4m3_halves(raw[i] >> 16);
         } else {
-          out[2 * i] = to_half_pair(widen_bytes<0>(words[i]));
-          out[2 * i + 1] = to_half_pair(widen_bytes<1>(words[i]));
+          out[2 * i] = to_half_pair(widen_bytes<0>(raw[i]));
+          out[2 * i + 1] = to_half_pair(widen_bytes<1>(raw[i]));
         }
       }
     } else {
       float values[N];
-      load<N>(row, first, values);
+      floats<N>(raw, first, values);
       round_pairs<Pair, N>(values, out);
     }
   }
@@ -156,43 +188,73 @@ struct Float8Cache {
   }
 };
 
-// 32 signed bytes behind a float16 scale.
-struct Q8_0Cache {
+// 32 signed bytes.
+struct Q8_0Codes {
   static constexpr CacheType kType = CacheType::kQ8_0;
-  static constexpr int kBlock = 32, kBytes = 34;
+  static constexpr int kBytes = 32, kZero = 128;
+  static __device__ __forceinline__ int byte_of(int i) { return i % 32; }
+  static __device__ __forceinline__ uint32_t codes(uint32_t bytes, int) {
+    return bytes ^ 0x80808080;
+  }
+};
+
+// 32 times 4 bits: the first 16 in the low halves of 16 bytes.
+struct Q4_0Codes {
+  static constexpr CacheType kType = CacheType::kQ4_0;
+  static constexpr int kBytes = 16, kZero = 8;
+  static __device__ __forceinline__ int byte_of(int i) { return i % 16; }
+  static __device__ __forceinline__ uint32_t codes(uint32_t bytes, int first) {
+    return bytes >> (first % 32 / 16 * 4) & 0x0f0f0f0f;
+  }
+};
+
+// 32 codes behind a float16 scale. Codes says which bytes have those of value i, and makes of four
+// of them the unsigned codes of values first to first + 3; a value is scale * (code - kZero).
+template <class Codes>
+struct BlockCache {
+  static constexpr CacheType kType = Codes::kType;
+  static constexpr int kBlock = 32, kBytes = 2 + Codes::kBytes;
   template <int N>
   static constexpr int kAlign = 2;
+  template <int N>
+  static constexpr int kRawWords = EvenWords<N / 4>::kParts + 1;  // the scale comes last
 
   static __device__ __forceinline__ float value(const void* row, int i) {
     const uint8_t* block = block_of(row, i);
-    return scale(block) * static_cast<float>(static_cast<int8_t>(block[2 + i % kBlock]));
+    const uint32_t code = Codes::codes(block[2 + Codes::byte_of(i)], i) & 0xff;
+    return half_bits(*reinterpret_cast<const uint16_t*>(block)) * number(code);
   }
 
   template <int N>
-  static __device__ __forceinline__ void load(const void* row, int first, float (&out)[N]) {
+  static __device__ __forceinline__ void fetch(const void* row, int first, uint32_t* raw) {
     const uint8_t* block = block_of(row, first);
-    uint32_t words[N / 4];
-    load_even_words(block + 2 + first % kBlock, words);
-    const float d = scale(block);
+    EvenWords<N / 4>::fetch(block + 2 + Codes::byte_of(first), raw);
+    raw[kRawWords<N> - 1] = *reinterpret_cast<const uint16_t*>(block);
+  }
+
+  template <int N>
+  static __device__ __forceinline__ void floats(const uint32_t* raw, int first, float (&out)[N]) {
+    uint32_t bytes[N / 4];
+    EvenWords<N / 4>::join(raw, bytes);
+    const float d = low_half(raw[kRawWords<N> - 1]);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      out[i] = d * static_cast<float>(static_cast<int8_t>(words[i / 4] >> (8 * (i % 4))));
+      out[i] = d * number(Codes::codes(bytes[i / 4], first) >> (8 * (i % 4)) & 0xff);
     }
   }
 
   template <typename T, int N>
-  static __device__ __forceinline__ void load_pairs(const void* row, int first,
-                                                    uint32_t (&out)[N / 2]) {
+  static __device__ __forceinline__ void pairs(const uint32_t* raw, int first,
+                                               uint32_t (&out)[N / 2]) {
     if constexpr (std::is_same_v<T, __half>) {
-      const uint8_t* block = block_of(row, first);
-      uint32_t words[N / 4];
-      load_even_words(block + 2 + first % kBlock, words);
-      const uint16_t d = *reinterpret_cast<const uint16_t*>(block);
-      const __half2 scales = as_half2(d * 0x10001u), zero = as_half2(0x64806480);  // 1152
+      uint32_t bytes[N / 4];
+      EvenWords<N / 4>::join(raw, bytes);
+      const __half2 scales = as_half2(raw[kRawWords<N> - 1] * 0x10001u);
+      // Beside 1024 a float16's last bit is 1: a code is put in place of its last bits.
+      const __half2 zero = as_half2((0x6400u + Codes::kZero) * 0x10001u);
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
-        // Beside 1024 a float16's last bit is 1: a code plus 128 is put in place of its last bits.
-        const uint32_t codes = words[i] ^ 0x80808080;
+        const uint32_t codes = Codes::codes(bytes[i], first);
         const __half2 low = __hsub2(as_half2(bytes_as_halves<0>(codes)), zero);
         const __half2 high = __hsub2(as_half2(bytes_as_halves<1>(codes)), zero);
         out[2 * i] = half2_bits(__hmul2(low, scales));
@@ -200,7 +262,7 @@ struct Q8_0Cache {
       }
     } else {
       float values[N];
-      load<N>(row, first, values);
+      floats<N>(raw, first, values);
       round_pairs<T, N>(values, out);
     }
   }
@@ -209,75 +271,8 @@ struct Q8_0Cache {
   static __device__ __forceinline__ const uint8_t* block_of(const void* row, int i) {
     return static_cast<const uint8_t*>(row) + i / kBlock * kBytes;
   }
-  static __device__ __forceinline__ float scale(const uint8_t* block) {
-    return half_bits(*reinterpret_cast<const uint16_t*>(block));
-  }
-};
-
-// 32 codes of 4 bits behind a float16 scale: 16 bytes with the first 16 codes in their low halves.
-struct Q4_0Cache {
-  static constexpr CacheType kType = CacheType::kQ4_0;
-  static constexpr int kBlock = 32, kBytes = 18;
-  template <int N>
-  static constexpr int kAlign = 2;
-
-  static __device__ __forceinline__ float value(const void* row, int i) {
-    const uint8_t* block = block_of(row, i);
-    const int code = block[2 + i % 16] >> shift(i) & 15;
-    return scale(block) * static_cast<float>(code - 8);
-  }
-
-  template <int N>
-  static __device__ __forceinline__ void load(const void* row, int first, float (&out)[N]) {
-    const uint8_t* block = block_of(row, first);
-    uint32_t words[N / 4];
-    load_codes(block, first, words);
-    const float d = scale(block);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const int code = static_cast<int>(words[i / 4] >> (8 * (i % 4)) & 15);
-      out[i] = d * static_cast<float>(code - 8);
-    }
-  }
-
-  template <typename T, int N>
-  static __device__ __forceinline__ void load_pairs(const void* row, int first,
-                                                    uint32_t (&out)[N / 2]) {
-    if constexpr (std::is_same_v<T, __half>) {
-      const uint8_t* block = block_of(row, first);
-      uint32_t words[N / 4];
-      load_codes(block, first, words);
-      const uint16_t d = *reinterpret_cast<const uint16_t*>(block);
-      const __half2 scales = as_half2(d * 0x10001u), zero = as_half2(0x64086408);  // 1032
-#pragma unroll
-      for (int i = 0; i < N / 4; ++i) {
-        const __half2 low = __hsub2(as_half2(bytes_as_halves<0>(words[i])), zero);
-        const __half2 high = __hsub2(as_half2(bytes_as_halves<1>(words[i])), zero);
-        out[2 * i] = half2_bits(__hmul2(low, scales));
-        out[2 * i + 1] = half2_bits(__hmul2(high, scales));
-      }
-    } else {
-      float values[N];
-      load<N>(row, first, values);
-      round_pairs<T, N>(values, out);
-    }
-  }
-
- private:
-  static __device__ __forceinline__ const uint8_t* block_of(const void* row, int i) {
-    return static_cast<const uint8_t*>(row) + i / kBlock * kBytes;
-  }
-  static __device__ __forceinline__ int shift(int i) { return i % kBlock / 16 * 4; }
-  static __device__ __forceinline__ float scale(const uint8_t* block) {
-    return half_bits(*reinterpret_cast<const uint16_t*>(block));
-  }
-  // The codes of [first, first + 4 * Words), a byte each.
-  template <int Words>
-  static __device__ __forceinline__ void load_codes(const uint8_t* block, int first,
-                                                    uint32_t (&words)[Words]) {
-    load_even_words(block + 2 + first % 16, words);
-#pragma unroll
-    for (int i = 0; i < Words; ++i) words[i] = words[i] >> shift(first) & 0x0f0f0f0f;
+  static __device__ __forceinline__ float number(uint32_t code) {
+    return static_cast<float>(static_cast<int>(code) - Codes::kZero);
   }
 };
 
@@ -286,10 +281,12 @@ using Float16Cache = WideCache<__half, CacheType::kFloat16>;
 using BFloat16Cache = WideCache<gpu_bfloat16, CacheType::kBFloat16>;
 using E4M3Cache = Float8Cache<E4M3, CacheType::kE4M3>;
 using E5M2Cache = Float8Cache<E5M2, CacheType::kE5M2>;
+using Q8_0Cache = BlockCache<Q8_0Codes>;
+using Q4_0Cache = BlockCache<Q4_0Codes>;
 
-// Calls body(Format{}) with the format of `type`, if it is one without blocks.
+// Calls body(Format{}) with the format of `type`. On the host and, being constexpr, on the device.
 template <typename Body>
-void with_plain_cache_format(CacheType type, Body body) {
+__forceinline__ constexpr void with_cache_format(CacheType type, Body body) {
   switch (type) {
     case CacheType::kFloat32:
       return body(Float32Cache{});
@@ -302,17 +299,18 @@ void with_plain_cache_format(CacheType type, Body body) {
     case CacheType::kE5M2:
       return body(E5M2Cache{});
     case CacheType::kQ8_0:
+      return body(Q8_0Cache{});
     case CacheType::kQ4_0:
-      return;
+      return body(Q4_0Cache{});
   }
 }
 
-// Calls body(Format{}) with the format of `type`.
+// The same for formats without blocks alone.
 template <typename Body>
-void with_cache_format(CacheType type, Body body) {
-  if (type == CacheType::kQ8_0) return body(Q8_0Cache{});
-  if (type == CacheType::kQ4_0) return body(Q4_0Cache{});
-  with_plain_cache_format(type, body);
+void with_plain_cache_format(CacheType type, Body body) {
+  with_cache_format(type, [&](auto format) {
+    if constexpr (decltype(format)::kBlock == 1) body(format);
+  });
 }
 
 }  // namespace rocmforge::gpu

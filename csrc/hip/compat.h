@@ -67,6 +67,10 @@ __device__ __forceinline__ T wave_shuffle_xor(T value, int mask) {
 __device__ __forceinline__ float exp2_of(float x) { return __builtin_amdgcn_exp2f(x); }
 __device__ __forceinline__ float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
+// Keeps instructions on their side of it where the compiler would gather more loads than there are
+// registers for.
+__device__ __forceinline__ void keep_order() { __builtin_amdgcn_sched_barrier(0); }
+
 // sum + a . b, four signed bytes each.
 __device__ __forceinline__ int dot4(int a, int b, int sum) {
 #if defined(__gfx11__) || defined(__GFX11__) || defined(__GFX12__)
@@ -127,11 +131,32 @@ __device__ __forceinline__ float add_rn(float a, float b) {
   return a + b;
 }
 
-// Words from an even address behind two bytes that can be read too.
-template <int Words>
-__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
-  __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
+// Two numbers rounded to bfloat16, the first in the low half. Of NaNs, those that arithmetic makes
+// stay NaN.
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+  const auto rounded = [](float x) {
+    const uint32_t bits = __float_as_uint(x);
+    return bits + 0x7fff + (bits >> 16 & 1);
+  };
+  return __builtin_amdgcn_perm(rounded(high), rounded(low), 0x07060302);
 }
+
+// Words from an even address behind two bytes that can be read too: fetch() starts to read them,
+// join() waits. What is between them is of no interest.
+template <int Words>
+struct EvenWords {
+  static constexpr int kParts = Words;
+  static __device__ __forceinline__ void fetch(const uint8_t* from, uint32_t* parts) {
+    uint32_t words[Words];
+    __builtin_memcpy(words, __builtin_assume_aligned(from, 2), sizeof(words));
+#pragma unroll
+    for (int i = 0; i < Words; ++i) parts[i] = words[i];
+  }
+  static __device__ __forceinline__ void join(const uint32_t* parts, uint32_t (&words)[Words]) {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) words[i] = parts[i];
+  }
+};
 
 // Whether e4m3_halves is there: two OCP e4m3 numbers as float16, in one instruction.
 constexpr bool kConvertsE4M3 = false;
@@ -166,13 +191,22 @@ struct LdsCopy {
   }
 };
 
-// Whether a wave has the weights that it reads next copied to LDS (copy_to_lds) instead of holding
-// them in registers: not where loads come back in order and a wave waits for the oldest alone.
+// The same for 2, 4, 8 or 16 bytes, many in a row: groups of copies are closed one after the other,
+// and await_copies<N> waits for all groups but the last N. Without hardware for it they are there
+// at once.
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
+  __builtin_memcpy(__builtin_assume_aligned(to, Bytes), __builtin_assume_aligned(from, Bytes),
+                   Bytes);
+}
+__device__ __forceinline__ void close_copies() {}
+template <int Groups>
+__device__ __forceinline__ void await_copies() {}
+
+// Whether a wave has the weights that it reads next copied to LDS instead of holding them in
+// registers: not where loads come back in order and a wave waits for the oldest alone.
 constexpr bool kCopiesAhead = false;
-__device__ __forceinline__ void copy_to_lds(void*, const void*) {}
-__device__ __forceinline__ void end_copies() {}
-template <int kLater>
-__device__ __forceinline__ void wait_for_copies() {}
+// The lanes of a wave see what each has written to LDS before.
 __device__ __forceinline__ void wave_barrier() {}
 
 template <typename T>
@@ -246,6 +280,8 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
+__device__ __forceinline__ void keep_order() {}
+
 __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b, sum); }
 
 // The sum starts as the bits of 1.5 * 2^23: a subtraction instead of a slow conversion.
@@ -284,18 +320,29 @@ constexpr int kTableCopiesBytes = 32 << 10;
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
 
-template <int Words>
-__device__ __forceinline__ void load_even_words(const uint8_t* from, uint32_t (&words)[Words]) {
-  const auto odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(from) & 2);
-  const auto* aligned = reinterpret_cast<const uint32_t*>(from - odd);
-  uint32_t last = *reinterpret_cast<const uint16_t*>(from + 4 * Words - 2);
-#pragma unroll
-  for (int i = Words - 1; i >= 0; --i) {
-    const uint32_t word = aligned[i];
-    words[i] = __funnelshift_r(word, last, 8 * odd);
-    last = word;
-  }
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
 }
+
+template <int Words>
+struct EvenWords {
+  static constexpr int kParts = Words + 2;  // aligned words, the last two bytes, bits to shift by
+  static __device__ __forceinline__ void fetch(const uint8_t* from, uint32_t* parts) {
+    const auto odd = static_cast<unsigned>(reinterpret_cast<uintptr_t>(from) & 2);
+    const auto* aligned = reinterpret_cast<const uint32_t*>(from - odd);
+#pragma unroll
+    for (int i = 0; i < Words; ++i) parts[i] = aligned[i];
+    parts[Words] = *reinterpret_cast<const uint16_t*>(from + 4 * Words - 2);
+    parts[Words + 1] = 8 * odd;
+  }
+  static __device__ __forceinline__ void join(const uint32_t* parts, uint32_t (&words)[Words]) {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) {
+      words[i] = __funnelshift_r(parts[i], parts[i + 1], parts[Words + 1]);
+    }
+  }
+};
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 constexpr bool kConvertsE4M3 = true;
@@ -328,28 +375,36 @@ __device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_
 }
 
 // A wave waits for registers by six counters that all its loads share, so that it cannot hold loads
-// of different age under way; copies to LDS it can. copy_to_lds starts one of 16 bytes, both
-// addresses multiples of 16; end_copies ends a thread's group of them, which can be empty;
-// wait_for_copies waits for all groups of the thread but the last kLater.
+// of different age under way; copies to LDS it can.
 constexpr bool kCopiesAhead = true;
-__device__ __forceinline__ void copy_to_lds(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(__cvta_generic_to_global(from))
-               : "memory");
-}
-__device__ __forceinline__ void end_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kLater>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLater) : "memory");
-}
 // The lanes of a wave see what each has written to LDS before.
 __device__ __forceinline__ void wave_barrier() { __syncwarp(); }
 
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (Bytes == 2) {  // too few for the hardware: at once
+    *static_cast<uint16_t*>(to) = *static_cast<const uint16_t*>(from);
+  } else if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from))
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from)), "n"(Bytes)
+                 : "memory");
+  }
+}
+__device__ __forceinline__ void close_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int Groups>
+__device__ __forceinline__ void await_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Groups) : "memory");
+}
+
 struct LdsCopy {
-  __device__ __forceinline__ void fetch(const void* from, void* to) { copy_to_lds(to, from); }
+  __device__ __forceinline__ void fetch(const void* from, void* to) { copy_to_lds<16>(from, to); }
   __device__ __forceinline__ void land(void*) const {
     asm volatile("cp.async.wait_all;" ::: "memory");
   }

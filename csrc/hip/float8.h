@@ -45,28 +45,28 @@ __device__ __forceinline__ uint32_t round_magnitude(uint32_t bits) {
   return (rebased + (1u << (kDropped - 1)) - 1 + odd) >> kDropped;
 }
 
+// Magnitudes beyond `kLargest` become it.
+template <int Mantissa, int Least, uint32_t kLargest>
+__device__ __forceinline__ uint8_t float8_bits(float x) {
+  const uint32_t sign = __float_as_uint(x) >> 24 & 0x80, bits = __float_as_uint(x) & 0x7fffffff;
+  uint32_t code = 0x7f;  // NaN
+  if (bits <= 0x7f800000) {
+    code = round_magnitude<Mantissa, Least>(bits);
+    code = code < kLargest ? code : kLargest;
+  }
+  return static_cast<uint8_t>(code | sign);
+}
+
 // Too large numbers become the largest, 448, as in torch from 2.13 on.
 template <>
 __device__ __forceinline__ E4M3 from_float<E4M3>(float x) {
-  const uint32_t sign = __float_as_uint(x) >> 24 & 0x80, bits = __float_as_uint(x) & 0x7fffffff;
-  uint32_t code = 0x7f;
-  if (bits <= 0x7f800000) {
-    code = round_magnitude<3, -6>(bits);
-    code = code < 0x7e ? code : 0x7e;
-  }
-  return {static_cast<uint8_t>(code | sign)};
+  return {float8_bits<3, -6, 0x7e>(x)};
 }
 
 // Too large numbers become infinite.
 template <>
 __device__ __forceinline__ E5M2 from_float<E5M2>(float x) {
-  const uint32_t sign = __float_as_uint(x) >> 24 & 0x80, bits = __float_as_uint(x) & 0x7fffffff;
-  uint32_t code = 0x7f;
-  if (bits <= 0x7f800000) {
-    code = round_magnitude<2, -14>(bits);
-    code = code < 0x7c ? code : 0x7c;
-  }
-  return {static_cast<uint8_t>(code | sign)};
+  return {float8_bits<2, -14, 0x7c>(x)};
 }
 
 __device__ __forceinline__ float to_float(E4M3 x) { return e4m3_to_float(x.bits); }

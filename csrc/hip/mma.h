@@ -13,6 +13,9 @@
 //
 // Columns can be had eight at a time on NVIDIA; kFewestTileCols is for host code, too.
 //
+// Where kLoadsTransposed says so, load_transposed reads spans of B's rows from LDS that holds the
+// columns of B one after the other.
+//
 // Beside compat.h this is the only file that asks for the architecture. AMD's layouts are those of
 // its matrix instruction calculator, NVIDIA's those of PTX ISA, "Matrix fragments for
 // mma.m16n8k16". Device code only: the constants differ between the architectures of one binary.
@@ -119,6 +122,10 @@ __device__ __forceinline__ uint32_t bytes_as_halves(uint32_t bytes) {
 #endif
 }
 
+#if defined(__HIP__)
+constexpr bool kLoadsTransposed = false;
+#endif
+
 // A lane's part of a 16 x (16 / kLaneRowsB * Rows) tile; Tile is all 16 columns.
 template <int Rows>
 struct TileOf {
@@ -129,6 +136,26 @@ struct TileOf {
 using Tile = TileOf<kLaneRowsB>;
 
 #if !defined(__HIP__)
+
+constexpr bool kLoadsTransposed = true;
+
+// Spans of 16 rows of B: `from` holds value k of row n at k * stride + n, every eight rows 16-byte
+// aligned. Words are in the order of accumulators: those of step s are of k 16 s to 16 s + 15, and
+// a lane has the k's which acc_col gives it of 16 columns.
+template <typename T>
+__device__ __forceinline__ void load_transposed(const T* from, int stride,
+                                                Span<T> (&spans)[kLaneRowsB]) {
+  const int lane = threadIdx.x % kWaveSize;
+  const T* row = from + lane % 16 * stride + lane / 16 * 8;
+#pragma unroll
+  for (int s = 0; s < kMmaDepth / 16; ++s) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(spans[0].words[2 * s]), "=r"(spans[0].words[2 * s + 1]),
+                   "=r"(spans[1].words[2 * s]), "=r"(spans[1].words[2 * s + 1])
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row + 16 * s * stride)))
+                 : "memory");
+  }
+}
 
 template <typename T, int Rows>
 __device__ __forceinline__ void mma(TileOf<Rows>& tile, const Span<T> (&a)[kLaneRowsA],

@@ -22,15 +22,13 @@ struct NormArgs {
 };
 
 // This thread's part of a norm's result.
-template <int kLanes, bool kVectors, typename T, typename W, int kCount>
-__device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, const W* weight,
-                                            int width, int first, int lane) {
-  W weights[kCount];
-  if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, weights);
+template <typename T, typename W, int kCount>
+__device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, bool weighted,
+                                            const W (&weights)[kCount]) {
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     values[j] =
-        weight ? normed(values[j], factor, to_float(weights[j])) : normed(values[j], factor);
+        weighted ? normed(values[j], factor, to_float(weights[j])) : normed(values[j], factor);
   }
 }
 
@@ -53,10 +51,21 @@ __global__ void __launch_bounds__(kThreads)
     const auto load = [&](int first, T(&values)[kCount]) {
       load_chunk<kLanes, kVectors>(x, width, first, lane, values);
     };
-    T held[kHeldChunks][kCount];
+    const auto load_residual = [&](int first, T(&values)[kCount]) {
+      if constexpr (kAdd) load_chunk<kLanes, kVectors>(residual, width, first, lane, values);
+    };
+    const auto load_weight = [&](int first, W(&values)[kCount]) {
+      if (weight) load_chunk<kLanes, kVectors>(weight, width, first, lane, values);
+    };
+    // What is held is loaded at once, before anything waits.
+    T held[kHeldChunks][kCount], held_residual[kHeldChunks][kCount];
+    W held_weight[kHeldChunks][kCount];
 #pragma unroll
     for (int c = 0; c < kHeldChunks; ++c) {
-      if (c * kStep < width) load(c * kStep, held[c]);
+      if (c * kStep >= width) continue;
+      load(c * kStep, held[c]);
+      load_residual(c * kStep, held_residual[c]);
+      load_weight(c * kStep, held_weight[c]);
     }
     const W* x_weight = kAdd ? static_cast<const W*>(args.x_weight) : nullptr;
     float x_factor = 1.0f;
@@ -74,11 +83,13 @@ __global__ void __launch_bounds__(kThreads)
       x_factor = norm_factor<kLanes>(squares, width, args.eps);
     }
     float squares = 0.0f;
-    const auto take = [&](int first, T(&values)[kCount]) {
+    const auto take = [&](int first, T(&values)[kCount], const T(&others)[kCount]) {
       if constexpr (kAdd) {
-        if (x_weight) scale_chunk<kLanes, kVectors>(values, x_factor, x_weight, width, first, lane);
-        T others[kCount];
-        load_chunk<kLanes, kVectors>(residual, width, first, lane, others);
+        if (x_weight) {
+          W weights[kCount];
+          load_chunk<kLanes, kVectors>(x_weight, width, first, lane, weights);
+          scale_chunk(values, x_factor, true, weights);
+        }
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
           values[j] = from_float<T>(to_float(values[j]) + to_float(others[j]));
@@ -89,26 +100,29 @@ __global__ void __launch_bounds__(kThreads)
     };
 #pragma unroll
     for (int c = 0; c < kHeldChunks; ++c) {
-      if (c * kStep < width) take(c * kStep, held[c]);
+      if (c * kStep < width) take(c * kStep, held[c], held_residual[c]);
     }
     for (int first = kHeldChunks * kStep; first < width; first += kStep) {
-      T values[kCount];
+      T values[kCount], others[kCount];
       load(first, values);
-      take(first, values);
+      load_residual(first, others);
+      take(first, values, others);
     }
     const float factor = norm_factor<kLanes>(squares, width, args.eps);
-    const auto write = [&](int first, T(&values)[kCount]) {
-      scale_chunk<kLanes, kVectors>(values, factor, weight, width, first, lane);
+    const auto write = [&](int first, T(&values)[kCount], const W(&weights)[kCount]) {
+      scale_chunk(values, factor, weight != nullptr, weights);
       store_chunk<kLanes, kVectors>(values, width, first, lane, out);
     };
 #pragma unroll
     for (int c = 0; c < kHeldChunks; ++c) {
-      if (c * kStep < width) write(c * kStep, held[c]);
+      if (c * kStep < width) write(c * kStep, held[c], held_weight[c]);
     }
     for (int first = kHeldChunks * kStep; first < width; first += kStep) {
       T values[kCount];
+      W weights[kCount];
       load_chunk<kLanes, kVectors>(kAdd ? sum : x, width, first, lane, values);
-      write(first, values);
+      load_weight(first, weights);
+      write(first, values, weights);
     }
   }
 }

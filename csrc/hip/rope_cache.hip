@@ -58,22 +58,22 @@ __device__ __forceinline__ float head_factor(const Part& part, const T* x, float
   return norm_factor<kShortRow>(squares, width, eps);
 }
 
-// One head to LDS, normed and rotated; weights: of the norm; turns: (sin, cos) of every pair.
+// One head in LDS, normed and rotated there; weights: of the norm; turns: (sin, cos) of every pair.
 template <typename T>
-__device__ __forceinline__ void prepare(const Part& part, const T* x, const float* weights,
-                                        float factor, const Rotation& rotation, const float2* turns,
-                                        int lane, T* out) {
+__device__ __forceinline__ void prepare(const Part& part, const float* weights, float factor,
+                                        const Rotation& rotation, const float2* turns, int lane,
+                                        T* row) {
   const int width = static_cast<int>(part.write.layout.head_dim);
-  const auto value = [&](int i) { return part.norm ? normed(x[i], factor, weights[i]) : x[i]; };
+  const auto value = [&](int i) { return part.norm ? normed(row[i], factor, weights[i]) : row[i]; };
   const int pairs = part.rotated ? static_cast<int>(rotation.pairs) : 0;
   for (int i = lane; i < pairs; i += kShortRow) {
     const int first = rotation.interleaved ? 2 * i : i;
     const int second = rotation.interleaved ? first + 1 : i + pairs;
     const float a = to_float(value(first)), b = to_float(value(second));
-    out[first] = from_float<T>(turned_first(a, b, turns[i]));
-    out[second] = from_float<T>(turned_second(a, b, turns[i]));
+    row[first] = from_float<T>(turned_first(a, b, turns[i]));
+    row[second] = from_float<T>(turned_second(a, b, turns[i]));
   }
-  for (int i = 2 * pairs + lane; i < width; i += kShortRow) out[i] = value(i);
+  for (int i = 2 * pairs + lane; i < width; i += kShortRow) row[i] = value(i);
 }
 
 template <typename T>
@@ -136,20 +136,25 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
     }
   }
   for (int64_t token = blockIdx.x; token < args.slots.tokens; token += gridDim.x) {
+    // All that is read from memory is under way before anything waits.
+    const int64_t place =
+        which == kQuery ? token * layout.strides[1] : args.slots.place(token, layout);
+    const bool is_head = head < part.heads;
+    const T* x = static_cast<const T*>(part.write.fresh) + row_offset(layout.tokens, token) +
+                 head * layout.head_stride;
+    if (is_head) {
+      for (int i = lane; i < layout.head_dim; i += kShortRow) row[i] = x[i];
+    }
     if (part.rotated) {
       const float position = position_of(args.rotation, token);
       for (int i = threadIdx.x; i < args.rotation.pairs; i += kThreads) {
         turns[i] = turn_of(args.rotation, position, i);
       }
     }
+    const float factor = part.norm ? head_factor(part, x, args.eps, lane, is_head) : 1.0f;
     __syncthreads();
-    const int64_t place =
-        which == kQuery ? token * layout.strides[1] : args.slots.place(token, layout);
-    const bool active = head < part.heads && place >= 0;
-    const T* x = static_cast<const T*>(part.write.fresh) + row_offset(layout.tokens, token) +
-                 head * layout.head_stride;
-    const float factor = part.norm ? head_factor(part, x, args.eps, lane, active) : 1.0f;
-    if (active) prepare(part, x, weights, factor, args.rotation, turns, lane, row);
+    const bool active = is_head && place >= 0;
+    if (active) prepare(part, weights, factor, args.rotation, turns, lane, row);
     __syncthreads();
     const int64_t at = place + head * layout.strides[2];
     if (part.type == CacheType::kQ8_0) {
@@ -159,6 +164,7 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
     } else if (active) {
       store_elements(part, row, at, lane);
     }
+    __syncthreads();  // before the next token's head comes
   }
 }
 

@@ -46,11 +46,11 @@ __device__ void read(const uint8_t* rows, float* eights, float* sixteens, float*
   const int first = i % groups * 16;
   float eight[2][8], sixteen[16];
   uint32_t half[8], bfloat[8];
-  Format::template load<8>(row, first, eight[0]);
-  Format::template load<8>(row, first + 8, eight[1]);
-  Format::template load<16>(row, first, sixteen);
-  Format::template load_pairs<__half, 16>(row, first, half);
-  Format::template load_pairs<gpu_bfloat16, 16>(row, first, bfloat);
+  load_floats<Format>(row, first, eight[0]);
+  load_floats<Format>(row, first + 8, eight[1]);
+  load_floats<Format>(row, first, sixteen);
+  load_pairs<Format, __half>(row, first, half);
+  load_pairs<Format, gpu_bfloat16>(row, first, bfloat);
   for (int j = 0; j < 16; ++j) {
     eights[16 * i + j] = eight[j / 8][j % 8];
     sixteens[16 * i + j] = sixteen[j];

@@ -155,6 +155,10 @@ def test_tiles_options(emulator: Emulator, options: dict[str, object]) -> None:
     check(emulator, "gfx1100", case)
 
 
+def test_tiles_of_a_negative_scale(emulator: Emulator) -> None:
+    check(emulator, "gfx1100", Case((40,), 18, options={"scale": -0.2}))
+
+
 HEADS = [("gfx1100", 120), ("gfx1100", 192), ("gfx1100", 256), ("gfx942", 256)]
 
 

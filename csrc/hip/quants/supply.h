@@ -123,7 +123,8 @@ class RingSupply {
     to += plane_offset<P>() + 16 * first;
 #pragma unroll
     for (int i = 0; i < (pieces<P>() + kStep - 1) / kStep; ++i) {
-      if (16 * (first + kStep * i) < bytes) copy_to_lds(to + 16 * kStep * i, from + 16 * kStep * i);
+      if (16 * (first + kStep * i) < bytes)
+        copy_to_lds<16>(from + 16 * kStep * i, to + 16 * kStep * i);
     }
   }
 
@@ -157,11 +158,11 @@ class RingSupply {
         }
       }
     });
-    end_copies();
+    close_copies();
   }
-  __device__ __forceinline__ void skip(int) { end_copies(); }
+  __device__ __forceinline__ void skip(int) { close_copies(); }
   __device__ __forceinline__ void wait(int) const {
-    wait_for_copies<kAhead - 1>();
+    await_copies<kAhead - 1>();
     wave_barrier();
   }
 
