@@ -67,27 +67,35 @@ struct LdsActivations {
   struct Loaded {
     uint32_t words[kRows][kThreadCodes];
   };
+  static constexpr int kFetched = 5 - kRows;  // of them under way
 
   // fetch() and fill(), by all threads of a block, who then have to meet: x [kRows, cols] is
   // contiguous. Between the two its first values are on their way.
-  static __device__ __forceinline__ Loaded fetch(DType dtype, const void* x, int cols) {
-    return load(dtype, x, cols, kThreadCodes * static_cast<int>(threadIdx.x));
+  static __device__ __forceinline__ void fetch(DType dtype, const void* x, int cols,
+                                               Loaded (&loaded)[kFetched]) {
+#pragma unroll
+    for (int i = 0; i < kFetched; ++i) {
+      loaded[i] = load(dtype, x, cols, kThreadCodes * (threadIdx.x + i * blockDim.x));
+    }
   }
-  __device__ __forceinline__ void fill(Loaded loaded, DType dtype, const void* x, int cols) const {
+  __device__ __forceinline__ void fill(Loaded (&loaded)[kFetched], DType dtype, const void* x,
+                                       int cols) const {
     // Whole waves go round, for the shuffles.
     const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
     int first = kThreadCodes * kWaveSize * wave;
 #pragma unroll 1
     while (first < cols) {
-      const int col = first + kThreadCodes * lane;
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
         float values[kThreadCodes];
-        convert(dtype, loaded.words[row], values);
-        round(row, col, col < cols, values);
+        convert(dtype, loaded[0].words[row], values);
+        round(row, first + kThreadCodes * lane, first + kThreadCodes * lane < cols, values);
       }
-      first += kThreadCodes * static_cast<int>(blockDim.x);
-      if (first < cols) loaded = load(dtype, x, cols, first + kThreadCodes * lane);
+#pragma unroll
+      for (int i = 0; i + 1 < kFetched; ++i) loaded[i] = loaded[i + 1];
+      const int step = kThreadCodes * static_cast<int>(blockDim.x);
+      loaded[kFetched - 1] = load(dtype, x, cols, first + kFetched * step + kThreadCodes * lane);
+      first += step;
     }
   }
 

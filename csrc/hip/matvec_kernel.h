@@ -172,7 +172,8 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   const bool begun = kStartsEarly && args.weights_at_rest;
   if (begun) load(0);
   follow_previous();
-  const auto loaded = X::fetch(args.dtype, args.x, args.cols);
+  typename X::Loaded loaded[X::kFetched];
+  X::fetch(args.dtype, args.x, args.cols, loaded);
   if (!begun) load(0);
 #pragma unroll
   for (int a = 1; a < kAhead; ++a) load(a);
