@@ -217,6 +217,7 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
 // A kernel that launch_early() starts may begin while the one before it in the stream still runs.
 // It calls follow_previous() before it touches memory that another kernel writes or reads: that
 // waits for those before it, and lets the next one begin. Here the start is an ordinary one.
+constexpr bool kStartsEarly = false;
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
                   const Args&... args) {
