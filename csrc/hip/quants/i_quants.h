@@ -13,6 +13,19 @@ static __device__ constexpr auto kIq2XxsGrid = level_selectors(iq2xxs_grid, kIq2
 static __device__ constexpr auto kIq2XsGrid = level_selectors(iq2xs_grid, kIq2Levels);
 static __device__ constexpr auto kIq2SGrid = level_selectors(iq2s_grid, kIq2Levels);
 
+// Eight bytes of low and high by selectors, which are one word or two.
+__device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint32_t selectors,
+                                             int* codes) {
+  uint32_t bytes[2];
+  pick_8_bytes(low, high, selectors, bytes);
+  codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
+}
+__device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint2 selectors,
+                                             int* codes) {
+  codes[0] = static_cast<int>(pick_bytes(low, high, selectors.x));
+  codes[1] = static_cast<int>(pick_bytes(low, high, selectors.y));
+}
+
 // Sign selectors of eight values from the low eight bits.
 __device__ __forceinline__ uint32_t selectors_of_bits(uint32_t bits) {
   if constexpr (selector_shift(4) == 4) {  // the first four to every eighth bit, then the others
@@ -30,7 +43,7 @@ struct GridStep {
   static constexpr int kBlock = 256, kGroups = 4, kOffset = 0;
   static constexpr bool kMins = false;
   static constexpr int kSignWords = 0;
-  static constexpr bool kFieldGrid = false, kHasLevels = false;
+  static constexpr bool kFieldGrid = false, kSelectors = true;
   template <int G>
   static constexpr __device__ __forceinline__ int first(int step) {
     return 64 * step + 16 * G;
@@ -39,17 +52,20 @@ struct GridStep {
 
 // A row of the grid and one of signs are selectors of eight values: levels, and 4 where negative.
 struct Iq2Step : GridStep {
-  static constexpr int kSignWords = 1;
-  static constexpr bool kHasLevels = true;
+  static constexpr int kSignWords = 1, kLevels = 2;
   static constexpr __device__ __forceinline__ uint32_t level(int i) {
     return i == 0 ? 0x002b1908 : 0x00d5e7f8;  // positive, negative
   }
   template <class Tables>
   static __device__ __forceinline__ void values(const Tables& tables, uint32_t grid, uint2 signs,
                                                 int* codes) {
-    uint32_t bytes[2];
-    pick_8_bytes(tables.level(0), tables.level(1), grid | signs.x, bytes);
-    codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
+    pick_8_codes(tables.level(0), tables.level(1), grid | signs.x, codes);
+  }
+  template <class Tables>
+  static __device__ __forceinline__ void values(const Tables& tables, uint2 grid, uint2 signs,
+                                                int* codes) {
+    const uint2 selectors = {grid.x | signs.x, grid.y | signs.y};
+    pick_8_codes(tables.level(0), tables.level(1), selectors, codes);
   }
 };
 
@@ -75,7 +91,7 @@ struct IQ2_XXS : Iq2Step {
   template <int G, class Tables = MemoryTables<IQ2_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t index = raw.parts[G / 2 * 2], signs = raw.parts[G / 2 * 2 + 1];
-    Group group{{}, half_bits(raw.d) * (0.5f + field_value(signs >> 28, 15)) * 0.25f, 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_field(signs >> 28, 15, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
       values(tables, tables.template grid<n>(index), tables.template signs<n>(signs << n),
@@ -109,8 +125,8 @@ struct IQ2_XS : Iq2Step {
   }
   template <int G, class Tables = MemoryTables<IQ2_XS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = field_value(raw.scales >> (4 * G), 15);
-    Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
+    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       values(tables, tables.template field<16 * i>(raw.codes[G]),
              tables.template signs<2 * i + 1>(raw.codes[G]), group.codes + 2 * i);
@@ -146,8 +162,8 @@ struct IQ2_S : Iq2Step {
   }
   template <int G, class Tables = MemoryTables<IQ2_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = field_value(raw.scales >> (4 * G), 15);
-    Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
+    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
       values(tables, tables.template grid<n % 4, 2 * n>(raw.codes[n / 4], raw.high),
@@ -160,6 +176,7 @@ struct IQ2_S : Iq2Step {
 struct IQ3_XXS : GridStep {
   static constexpr int kType = 18, kBytes = 98, kSpan = 2, kGridEntries = 256;
   static constexpr int kSignWords = 2;
+  static constexpr bool kSelectors = false;
   enum { kCodes, kSigns, kScale };
   static constexpr Field kFields[] = {{2, 64}, {66, 32}, {0, 2}};
   struct Raw {
@@ -185,7 +202,7 @@ struct IQ3_XXS : GridStep {
   template <int G, class Tables = MemoryTables<IQ3_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t packed = raw.signs[G / 2];
-    Group group{{}, half_bits(raw.d) * (0.5f + field_value(packed >> 28, 15)) * 0.5f, 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_field(packed >> 28, 15, 0.5f, 0.25f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
       const uint2 ones = tables.template signs<n>(packed << n);
@@ -202,6 +219,7 @@ struct IQ3_XXS : GridStep {
 struct IQ3_S : GridStep {
   static constexpr int kType = 21, kBytes = 110, kSpan = 2, kGridEntries = 512;
   static constexpr int kSignWords = 2;
+  static constexpr bool kSelectors = false;
   enum { kCodes, kSigns, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{2, 64}, {74, 32}, {66, 8}, {106, 4}, {0, 2}};
   struct Raw {
@@ -229,7 +247,7 @@ struct IQ3_S : GridStep {
   template <int G, class Tables = MemoryTables<IQ3_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t number = raw.scales >> (G / 2 * 4);
-    Group group{{}, half_bits(raw.d) * (1.0f + 2.0f * field_value(number, 15)), 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_field(number, 15, 2.0f, 1.0f), 0.0f};
     for_each_group<2>([&](auto i) {
       const uint2 signs = tables.template signs<2 * (G & 1) + i>(raw.signs[G / 2]);
       constexpr int n = 2 * i, high = 4 * G + n;
@@ -247,11 +265,10 @@ struct IQ3_S : GridStep {
 constexpr uint8_t kIq1Levels[3] = {0xff, 0, 1};
 static __device__ constexpr auto kIq1Grid = level_selectors(iq1s_grid, kIq1Levels);
 
-__device__ __forceinline__ void shifted_levels(uint32_t levels, bool minus, int* codes) {
+template <class Selectors>
+__device__ __forceinline__ void shifted_levels(Selectors levels, bool minus, int* codes) {
   const uint32_t choice = minus ? 0x0007fff7 : 0x000901f9;  // -9, -1, 7 or -7, 1, 9
-  uint32_t bytes[2];
-  pick_8_bytes(choice, choice, levels, bytes);
-  codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
+  pick_8_codes(choice, choice, levels, codes);
 }
 
 struct IQ1_S : GridStep {
@@ -275,11 +292,11 @@ struct IQ1_S : GridStep {
   template <int G, class Tables = MemoryTables<IQ1_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t high = raw.high[0] >> (G / 2 * 16);
-    const float number = 2.0f * field_value(high >> 12, 7) + 1.0f;
-    Group group{{}, half_bits(raw.d) * number * 0.125f, 0.0f};
+    const float number = linear_field(high >> 12, 7, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
-      const uint32_t levels =
+      const auto levels =
           tables.template grid<n, G / 2 * 16 + 3 * n>(raw.codes[G / 2], raw.high[0]);
       shifted_levels(levels, high >> 15 & 1, group.codes + 2 * i);
     });
@@ -312,12 +329,10 @@ struct IQ1_M : GridStep {
     const float d = half_bits(static_cast<uint16_t>((low >> 12 & 0xf) | (low >> 24 & 0xf0) |
                                                     (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
-    const float number = 2.0f * field_value(scales >> (3 * G), 7) + 1.0f;
-    Group group{{}, d * number * 0.125f, 0.0f};
+    Group group{{}, d * linear_field(scales >> (3 * G), 7, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
-      const uint32_t levels =
-          tables.template grid<n % 4, 4 * n>(raw.codes[n / 4], raw.high[0]);
+      const auto levels = tables.template grid<n % 4, 4 * n>(raw.codes[n / 4], raw.high[0]);
       shifted_levels(levels, raw.high[0] >> (4 * n + 3) & 1, group.codes + 2 * i);
     });
     return group;
@@ -327,13 +342,19 @@ struct IQ1_M : GridStep {
 struct IQ4_NL : Block32<IQ4_NL, 4> {
   static constexpr int kType = 20, kBytes = 18, kOffset = 0;
   static constexpr bool kMins = false;
+  static constexpr int kLevels = 4;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{2, 16}, {0, 2}};
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  template <int G, class Tables = KnownLevels<IQ4_NL>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     Group group{{}, half_bits(raw.d), 0.0f};
+    int halves[2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] = look_up_nibbles<G>(kIq4Levels, raw.codes[i]);
+    for (int i = 0; i < 4; ++i) {
+      look_up_halves(tables, raw.codes[i], halves[0], halves[1]);
+      group.codes[i] = halves[G];
+    }
     return group;
   }
 };
@@ -341,6 +362,8 @@ struct IQ4_NL : Block32<IQ4_NL, 4> {
 // A step is two sub-blocks of 32.
 struct IQ4_XS : GridStep {
   static constexpr int kType = 23, kBytes = 136, kSpan = 2;
+  static constexpr int kLevels = 4;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{8, 128}, {4, 4}, {0, 4}};
   struct Raw {
@@ -356,14 +379,17 @@ struct IQ4_XS : GridStep {
     read_words<kScale>(view, block, 0, raw.d);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+  template <int G, class Tables = KnownLevels<IQ4_XS>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step,
+                                                 const Tables& tables = {}) {
     const uint32_t low = raw.scales[0] >> (8 * step), high = raw.d[0] >> (16 + 4 * step);
     const uint32_t number = (low >> (G / 2 * 4) & 15) | (high << 4 >> (G / 2 * 2) & 0x30);
-    Group group{{}, low_half(raw.d[0]) * (field_value(number, 63) - 32.0f), 0.0f};
+    Group group{{}, low_half(raw.d[0]) * linear_field(number, 63, 1.0f, -32.0f), 0.0f};
+    int halves[2];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      group.codes[i] = look_up_nibbles<G & 1>(kIq4Levels, raw.codes[G / 2 * 4 + i]);
+      look_up_halves(tables, raw.codes[G / 2 * 4 + i], halves[0], halves[1]);
+      group.codes[i] = halves[G & 1];
     }
     return group;
   }

@@ -1,16 +1,18 @@
 // Look-up tables of the types whose codes are indices of a grid: words from device memory, or from
 // copies in LDS that the blocks of a kernel make once.
 //
-// A trait with tables has
+// A trait with levels has kLevels and level(i), kLevels words to choose bytes from. A trait with
+// tables has
 //   kGridEntries, grid_entry(i)   a power of two, and word i of its grid
 //   kFieldGrid                    whether grid indices stand in one word as they are; otherwise
 //                                 their low eight bits are a byte, and the rest stands elsewhere
+//   kSelectors                    whether entries and rows are selectors of eight values
 //   kSignWords, sign_row(byte)    the words, none to two, that a byte of signs stands for
-//   kHasLevels, level(i)          whether it chooses bytes from two words, which a kernel keeps
 #pragma once
 
 #include "hip/quants/bytes.h"
 #include "hip/quants/codebooks.h"
+#include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
 
@@ -63,11 +65,51 @@ __device__ __forceinline__ uint32_t moved(uint32_t word) {
 
 constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
 
+// Words of a type that the compiler would make anew for every use if it knew that they are
+// constants: a kernel reads them from LDS.
+constexpr bool kKeepsLevels = kTableCopiesBytes > 0;
+
+template <class T>
+struct KnownLevels {
+  static constexpr int kWords = 0;
+  KnownLevels() = default;
+  __device__ __forceinline__ explicit KnownLevels(const uint32_t*) {}
+  static __device__ __forceinline__ void fill(uint32_t*) {}
+  __device__ __forceinline__ uint32_t level(int i) const { return T::level(i); }
+};
+
+template <class T>
+struct KeptLevels {
+  static constexpr int kWords = (T::kLevels + 3) / 4 * 4;
+  uint32_t words[T::kLevels];
+
+  __device__ __forceinline__ explicit KeptLevels(const uint32_t* from) {
+#pragma unroll
+    for (int i = 0; i < T::kLevels; ++i) words[i] = from[i];
+  }
+  // By all threads of a block, who then have to meet.
+  static __device__ __forceinline__ void fill(uint32_t* to) {
+    const auto i = static_cast<int>(threadIdx.x);
+    if (i < T::kLevels) to[i] = T::level(i);
+  }
+  __device__ __forceinline__ uint32_t level(int i) const { return words[i]; }
+};
+
+template <class T, typename = void>
+constexpr int kLevels = 0;
+template <class T>
+constexpr int kLevels<T, std::void_t<decltype(T::kLevels)>> = T::kLevels;
+
+template <class T>
+using SharedLevels =
+    std::conditional_t<kKeepsLevels && (kLevels<T> > 0), KeptLevels<T>, KnownLevels<T>>;
+
 // The tables where they are. grid<kByte>(word) is the entry of the number in a byte of a word,
 // grid<kByte, kHigh>(word, high) has the number's other bits from bit kHigh of a second word on;
-// field<kFrom>(word) has all of them from bit kFrom on. signs<kByte>(word) is a byte's row of signs.
+// field<kFrom>(word) has all of them from bit kFrom on. signs<kByte>(word) is a byte's row of
+// signs.
 template <class T>
-struct MemoryTables {
+struct MemoryTables : KnownLevels<T> {
   template <int kByte>
   __device__ __forceinline__ uint32_t grid(uint32_t word) const {
     return T::grid_entry(word >> (8 * kByte) & 255);
@@ -85,57 +127,62 @@ struct MemoryTables {
   __device__ __forceinline__ uint2 signs(uint32_t word) const {
     return T::sign_row(word >> (8 * kByte) & 255);
   }
-  __device__ __forceinline__ uint32_t level(int i) const { return T::level(i); }
 };
 
-// One copy in LDS, the grid before the rows of signs.
-template <class T>
-struct CompactTables {
-  static constexpr int kGridWords = T::kGridEntries, kWords = kGridWords + 256 * T::kSignWords;
-  const uint8_t* grid_bytes;
-  const uint8_t* sign_bytes;
+// Selectors of eight values as two words that no mask has to cut.
+__device__ __forceinline__ uint2 wide_selectors(uint32_t selectors) {
+  return {selectors & 0x0f0f0f0f, selectors >> 4 & 0x0f0f0f0f};
+}
 
+// One copy in LDS, the grid before the rows of signs. Selectors take two words.
+template <class T>
+struct CompactTables : KnownLevels<T> {
+  using Entry = std::conditional_t<T::kSelectors, uint2, uint32_t>;
+  static constexpr int kSignWords = T::kSelectors ? 2 * T::kSignWords : T::kSignWords;
+  static constexpr int kGridWords = T::kGridEntries * static_cast<int>(sizeof(Entry)) / 4;
+  static constexpr int kWords = kGridWords + 256 * kSignWords;
+  static constexpr int kShift = T::kSelectors ? 3 : 2;  // from a number to its bytes
+  const uint8_t* bytes;
+
+  // `words`: the start of the kernel's LDS.
   __device__ __forceinline__ explicit CompactTables(const uint32_t* words)
-      : grid_bytes(reinterpret_cast<const uint8_t*>(words)),
-        sign_bytes(reinterpret_cast<const uint8_t*>(words + kGridWords)) {}
-  __device__ __forceinline__ uint32_t entry(uint32_t bytes) const {
-    return *reinterpret_cast<const uint32_t*>(grid_bytes + bytes);
-  }
+      : bytes(reinterpret_cast<const uint8_t*>(words)) {}
+  __device__ __forceinline__ Entry entry(uint32_t at) const { return read_lds<Entry>(bytes, at); }
   template <int kByte>
-  __device__ __forceinline__ uint32_t grid(uint32_t word) const {
-    return entry(moved<8 * kByte, 2>(word) & 0x3fc);
+  __device__ __forceinline__ Entry grid(uint32_t word) const {
+    return entry(moved<8 * kByte, kShift>(word) & 255 << kShift);
   }
   template <int kByte, int kHigh>
-  __device__ __forceinline__ uint32_t grid(uint32_t word, uint32_t high) const {
-    const uint32_t low = moved<8 * kByte, 2>(word) & 0x3fc;
-    return entry(low | (moved<kHigh, 10>(high) & 4 * (T::kGridEntries - 256)));
+  __device__ __forceinline__ Entry grid(uint32_t word, uint32_t high) const {
+    const uint32_t low = moved<8 * kByte, kShift>(word) & 255 << kShift;
+    return entry(low | (moved<kHigh, kShift + 8>(high) & (T::kGridEntries - 256) << kShift));
   }
   template <int kFrom>
-  __device__ __forceinline__ uint32_t field(uint32_t word) const {
-    return entry(moved<kFrom, 2>(word) & 4 * (T::kGridEntries - 1));
+  __device__ __forceinline__ Entry field(uint32_t word) const {
+    return entry(moved<kFrom, kShift>(word) & (T::kGridEntries - 1) << kShift);
   }
   template <int kByte>
   __device__ __forceinline__ uint2 signs(uint32_t word) const {
-    if constexpr (T::kSignWords == 1) {
-      const uint32_t at = moved<8 * kByte, 2>(word) & 0x3fc;
-      return {*reinterpret_cast<const uint32_t*>(sign_bytes + at), 0};
-    } else {
-      const uint32_t at = moved<8 * kByte, 3>(word) & 0x7f8;
-      return *reinterpret_cast<const uint2*>(sign_bytes + at);
-    }
+    static_assert(kSignWords == 2);
+    return read_lds<uint2>(bytes, 4 * kGridWords + (moved<8 * kByte, 3>(word) & 0x7f8));
   }
-  __device__ __forceinline__ uint32_t level(int i) const { return T::level(i); }
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
+    auto* entries = reinterpret_cast<Entry*>(words);
 #pragma unroll 4
-    for (int i = threadIdx.x; i < kGridWords; i += blockDim.x) words[i] = T::grid_entry(i);
-    if constexpr (T::kSignWords > 0) {
+    for (int i = threadIdx.x; i < T::kGridEntries; i += blockDim.x) {
+      if constexpr (T::kSelectors) {
+        entries[i] = wide_selectors(T::grid_entry(i));
+      } else {
+        entries[i] = T::grid_entry(i);
+      }
+    }
+    if constexpr (kSignWords > 0) {
+      auto* rows = reinterpret_cast<uint2*>(words + kGridWords);
       for (int i = threadIdx.x; i < 256; i += blockDim.x) {
         const uint2 row = T::sign_row(i);
-        uint32_t* to = words + kGridWords + T::kSignWords * i;
-        to[0] = row.x;
-        if constexpr (T::kSignWords == 2) to[1] = row.y;
+        rows[i] = T::kSelectors ? wide_selectors(row.x) : row;
       }
     }
   }
@@ -147,29 +194,25 @@ struct CompactTables {
 // copies of h = 0, copies of h = 1 and so on; its second half is the row of signs, if there is one.
 // With kFieldGrid entry i of the grid begins at 128 times i, for 64 bytes, and signs behind it.
 template <class T>
-struct StripedTables {
+struct StripedTables : SharedLevels<T> {
   static constexpr int kRows = 256, kPieces = 16;  // of 16 bytes, in a row
   static constexpr int kHighs = T::kFieldGrid ? 1 : T::kGridEntries / 256;
   static constexpr int kGridBytes = T::kFieldGrid ? 64 : T::kSignWords > 0 ? 128 : 256;
   static constexpr int kGridCopies = kGridBytes / (4 * kHighs);
   static constexpr int kSignAt = kGridBytes, kSignBytes = T::kFieldGrid ? 64 : 128;
   static constexpr int kSignCopies = T::kSignWords > 0 ? kSignBytes / (4 * T::kSignWords) : 1;
-  static constexpr int kTableWords = kRows * 64, kWords = kTableWords + (T::kHasLevels ? 4 : 0);
+  static constexpr int kTableWords = kRows * 64;
+  static constexpr int kWords = kTableWords + SharedLevels<T>::kWords;
   static constexpr uint32_t kRowSelectors = 0x5504;  // zeros above the byte above the lane's
 
   const uint8_t* bytes;
   uint32_t grid_lane, sign_lane;
-  uint32_t levels[2];
 
   __device__ __forceinline__ explicit StripedTables(const uint32_t* words)
-      : bytes(reinterpret_cast<const uint8_t*>(words)),
+      : SharedLevels<T>(words + kTableWords),
+        bytes(reinterpret_cast<const uint8_t*>(words)),
         grid_lane(threadIdx.x % kGridCopies * 4),
-        sign_lane(threadIdx.x % kSignCopies * (4 * T::kSignWords)) {
-    // From LDS, since the compiler would make constants anew for every use.
-    if constexpr (T::kHasLevels) {
-      levels[0] = words[kTableWords], levels[1] = words[kTableWords + 1];
-    }
-  }
+        sign_lane(threadIdx.x % kSignCopies * (4 * T::kSignWords)) {}
   __device__ __forceinline__ uint32_t entry(uint32_t at) const {
     return *reinterpret_cast<const uint32_t*>(bytes + at);
   }
@@ -196,7 +239,6 @@ struct StripedTables {
       return *reinterpret_cast<const uint2*>(bytes + at + kSignAt);
     }
   }
-  __device__ __forceinline__ uint32_t level(int i) const { return levels[i]; }
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
@@ -217,9 +259,7 @@ struct StripedTables {
       }
       reinterpret_cast<uint4*>(words)[i] = four;
     }
-    if constexpr (T::kHasLevels) {
-      if (threadIdx.x < 2) words[kTableWords + threadIdx.x] = T::level(threadIdx.x);
-    }
+    SharedLevels<T>::fill(words + kTableWords);
   }
 };
 
@@ -227,25 +267,14 @@ template <class T>
 using SharedTables =
     std::conditional_t<(kTableCopiesBytes > 0), StripedTables<T>, CompactTables<T>>;
 
-// Of a type without tables.
-struct NoTables {
-  static constexpr int kWords = 0;
-  __device__ __forceinline__ explicit NoTables(const uint32_t*) {}
-  static __device__ __forceinline__ void fill(uint32_t*) {}
-};
-
 template <class T, typename = void>
-struct TablesOf {
-  using Shared = NoTables;
-};
+constexpr bool kHasGrid = false;
 template <class T>
-struct TablesOf<T, std::void_t<decltype(T::kGridEntries)>> {
-  using Shared = SharedTables<T>;
-};
+constexpr bool kHasGrid<T, std::void_t<decltype(T::kGridEntries)>> = true;
 
 // Tables that a kernel copies into LDS: kWords words, filled by fill(), read through an object.
 template <class T>
-using LdsTables = typename TablesOf<T>::Shared;
+using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T>, SharedLevels<T>>;
 
 // Group G with the tables of a kernel.
 template <class T, int G>
