@@ -25,10 +25,10 @@ constexpr int kStepRegisters =
 template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
-// A stage is 2048 weights of a row or more where they are copied, one step of a lane where they
-// wait in registers.
+// A stage is 1 KiB of a row or more where it is copied, one step of a lane where it waits in
+// registers.
 template <class T>
-constexpr int kStageChunks = kCopiesAhead && T::kGroups < 4 ? 4 / T::kGroups : 1;
+constexpr int kStageChunks = kCopiesAhead && kWaveSize / kSteps<T> * T::kBytes < 1024 ? 2 : 1;
 
 // Stages that are on their way.
 template <class T, class View>
@@ -188,27 +188,32 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
 
   constexpr int kSums = M * kPair;
   float sums[kSums] = {};
+  const auto work = [&](int a) {
+    if (at.pair >= args.pairs) return;
+    supply.wait(a);
+    const auto opened = supply.open(a, at, lane, view_of);
+    const int first = at.stage * kChunks;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if ((first + c) * kWaveSize + lane >= steps) continue;
+      typename T::Raw raw[kPair];
+      opened.take(c, raw);
+      add_step<T, M>(raw, first + c, lane, x, tables, sums);
+    }
+    load(a);
+    const int pair = at.pair;
+    next(at);
+    if (at.pair == pair || parts > 1) return;
+    store_pair<M>(args, pair, lane, wave_sums(sums, lane));
+#pragma unroll
+    for (float& sum : sums) sum = 0.0f;
+  };
   while (at.pair < args.pairs) {
-#pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      if (at.pair >= args.pairs) break;
-      supply.wait(a);
-      const auto opened = supply.open(a, at, lane, view_of);
-      const int first = at.stage * kChunks;
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        if ((first + c) * kWaveSize + lane >= steps) continue;
-        typename T::Raw raw[kPair];
-        opened.take(c, raw);
-        add_step<T, M>(raw, first + c, lane, x, tables, sums);
-      }
-      load(a);
-      const int pair = at.pair;
-      next(at);
-      if (at.pair == pair || parts > 1) continue;
-      store_pair<M>(args, pair, lane, wave_sums(sums, lane));
-#pragma unroll
-      for (float& sum : sums) sum = 0.0f;
+    if constexpr (kCopiesAhead) {
+#pragma unroll 1
+      for (int a = 0; a < kAhead; ++a) work(a);
+    } else {
+      for_each_group<kAhead>(work);  // registers have to be named
     }
   }
   if (parts == 1) return;
