@@ -1,10 +1,12 @@
 // The multirow kernel, a template over type, layout and rows of x; instances are in multirow_*.hip.
 //
 // A first kernel rounds x to 8 bits (multirow_input.h). Then as many blocks as the card holds at
-// once share the rows of w, 16 to a tile. Each has x in LDS, whole or by phases if it is long. The
-// waves of a block divide the columns of a tile, by stages, whose weights are loaded while earlier
-// ones are being used. Sums in 32-bit integers go over a unit, what has a scale of its own; the
-// waves' sums meet in LDS in a fixed order.
+// once share the rows of w, 16 to a tile. Each has x in LDS, whole or by phases if it is long. A
+// tile goes by stages of some columns, whose weights are loaded while earlier ones are being used.
+// The stages of all tiles of a pass stand in a row that the waves of a block divide evenly, so that
+// a wave has some tiles alone and the first and the last with others; only at the end of the pass,
+// when all sums are in LDS, do waves meet, and sums of a tile are added up in a fixed order.
+// Sums in 32-bit integers go over a unit, what has a scale of its own.
 #pragma once
 
 #include "hip/dispatch.h"
@@ -19,9 +21,8 @@ struct MultirowArgs {
   const uint8_t* w;
   int w_rows, row_bytes, cols;
   int tiles, tile_stride, tile_offset;  // row i of tile t is t * stride + i % 8 + i / 8 * offset
-  int parts_log2;                       // of the waves that share a tile
-  int rounds;                           // of a block over its tiles
-  int phases, phase_stages;             // of x
+  int rounds, round_tiles;              // of a block over its tiles, and the tiles of a round
+  int phases, phase_stages;             // of x; in each round
   const uint8_t* x;                     // bodies
   int x_rows, out_cols;
   const void* bias;
@@ -41,8 +42,8 @@ struct alignas(N * sizeof(Value) < 16 ? N * sizeof(Value) : 16) Pack {
 template <class T>
 using UnitScale = std::conditional_t<T::kMins, float2, float>;
 
-// LDS of a wave, behind what supplies it: scales [units of a stage][16 rows], then what it tells
-// the others of its sums: [two][kCols][kShareRows].
+// LDS of a wave, behind what supplies it: scales [units of a stage][16 rows]. What it sums of a
+// tile for others to read: [kCols][kShareRows].
 constexpr int kShareRows = 20;  // 16, and lanes of different columns in different banks
 template <class T>
 constexpr int kScaleBytes = Stage<T>::kUnits * kTileRowsA * static_cast<int>(sizeof(UnitScale<T>));
@@ -184,17 +185,22 @@ __device__ __forceinline__ void work_out_scales(const Opened& opened, int stage,
                                                 int steps, const LdsTables<T>& tables,
                                                 UnitScale<T>* scales) {
   constexpr int kStepUnits = T::kGroups / T::kSpan;
-  opened.each_scale([&](int row, int s, const typename T::Raw& raw) {
+  // All are read before the first is written, so that nothing waits in between.
+  UnitScale<T> values[Opened::kScaledSteps][kStepUnits];
+  opened.each_scale([&](auto i, int, int s, const typename T::Raw& raw) {
     const bool inside = stage * Stage<T>::kSteps + s < steps;
     for_each_group<kStepUnits>([&](auto u) {
       const Group group = decode_group<T, u * T::kSpan>(raw, (first_step + s) % kSteps<T>, tables);
-      UnitScale<T>& to = scales[(s * kStepUnits + u) * kTileRowsA + acc_place(row)];
       if constexpr (T::kMins) {
-        to = {inside ? group.scale : 0.0f, inside ? group.min : 0.0f};
+        values[i][u] = {inside ? group.scale : 0.0f, inside ? group.min : 0.0f};
       } else {
-        to = inside ? group.scale : 0.0f;
+        values[i][u] = inside ? group.scale : 0.0f;
       }
     });
+  });
+  opened.each_scale([&](auto i, int row, int s, const typename T::Raw&) {
+    for_each_group<kStepUnits>(
+        [&](auto u) { scales[(s * kStepUnits + u) * kTileRowsA + acc_place(row)] = values[i][u]; });
   });
 }
 
@@ -209,6 +215,32 @@ __device__ __forceinline__ void copy_x(const uint8_t* from, uint8_t* to, int byt
 
 constexpr int kMultirowThreads = kCopiesAhead ? 512 : 256;
 
+// Where a wave is: the pass, which is a phase of a round, the stages of it that are left to the
+// wave, and which is next, of which tile of the round.
+struct MultirowPlace {
+  int pass, left, tile, stage;
+};
+
+// A pass, as all waves of a block see it.
+struct MultirowPass {
+  int begin, end;  // stages of each tile
+  int tiles;
+  int wave_stages;  // of all tiles, that a wave has at most
+
+  __device__ __forceinline__ MultirowPass(const MultirowArgs& args, int stages, int waves,
+                                          int block_tiles, int pass) {
+    const int round = pass / args.phases, phase = pass % args.phases;
+    begin = phase * args.phase_stages, end = smaller(stages, begin + args.phase_stages);
+    tiles = smaller(args.round_tiles, block_tiles - round * args.round_tiles);
+    wave_stages = (tiles * (end - begin) + waves - 1) / waves;
+  }
+  __device__ __forceinline__ MultirowPlace start(int pass, int wave) const {
+    const int all = tiles * (end - begin), first = smaller(wave * wave_stages, all);
+    return {pass, smaller(wave_stages, all - first), first / (end - begin),
+            begin + first % (end - begin)};
+  }
+};
+
 template <class T, class View, int kCols>
 __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowArgs args) {
   using B = Body<T, kCols>;
@@ -217,11 +249,10 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
   constexpr int kStageX = S::kBodies * B::kBytes;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
-  const int waves = static_cast<int>(blockDim.x) / kWaveSize;
-  const int parts = 1 << args.parts_log2, part = wave & (parts - 1), team = wave >> args.parts_log2;
-  const int teams = waves >> args.parts_log2;
+  const int threads = static_cast<int>(blockDim.x), waves = threads / kWaveSize;
   const int steps = args.cols / (16 * T::kGroups);
   const int stages = (steps + S::kSteps - 1) / S::kSteps;
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
 
   // LDS: what supplies the waves, their scales, their sums; tables, sums of earlier phases, x.
   auto* rest = reinterpret_cast<uint8_t*>(lds);
@@ -229,36 +260,53 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
   rest += waves * Weights::bytes_per_wave();
   auto* const scales = reinterpret_cast<UnitScale<T>*>(lds_address(rest + wave * kScaleBytes<T>));
   rest += waves * kScaleBytes<T>;
-  auto* const shares = reinterpret_cast<float*>(rest);  // [two][wave]
-  rest += 2 * 4 * waves * kShareFloats<kCols>;
+  auto* const shares = reinterpret_cast<float*>(rest);  // of wave w and tile t: [w + t]
+  rest += 4 * (waves + args.round_tiles) * kShareFloats<kCols>;
   auto* const table_words = reinterpret_cast<uint32_t*>(rest);
   rest += 4 * LdsTables<T>::kWords;
-  auto* const earlier = reinterpret_cast<float*>(rest);  // [round][team][kCols][16]
-  if (args.phases > 1) rest += 4 * args.rounds * teams * kCols * kTileRowsA;
+  auto* const earlier = reinterpret_cast<float*>(rest);  // [tile][kCols][16]
+  if (args.phases > 1) rest += 4 * args.round_tiles * kCols * kTileRowsA;
   uint8_t* const x = lds_address(rest);
 
   // Neighbouring tiles go to different blocks.
-  const auto tile_of = [&](int round) {
-    return (round * teams + team) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  const int block_tiles = (args.tiles - block + blocks - 1) / blocks;
+  const int passes = (block_tiles + args.round_tiles - 1) / args.round_tiles * args.phases;
+  const auto tile_of = [&](int pass, int tile) {
+    return (pass / args.phases * args.round_tiles + tile) * blocks + block;
   };
-  const auto views_of = [&](int round) {
-    return TileViews<View>{args.w, args.w_rows, args.row_bytes, tile_of(round) * args.tile_stride,
-                           args.tile_offset};
+  const auto views_of = [&](int pass, int tile) {
+    return TileViews<View>{args.w, args.w_rows, args.row_bytes,
+                           tile_of(pass, tile) * args.tile_stride, args.tile_offset};
   };
-  const auto end_of = [&](int phase) { return smaller(stages, (phase + 1) * args.phase_stages); };
+  const auto pass_of = [&](int pass) {
+    return MultirowPass(args, stages, waves, block_tiles, pass);
+  };
 
-  struct {
-    int phase, round, stage;
-  } ahead{0, 0, part};
+  MultirowPlace ahead{-1, 0, 0, 0};
+  int ahead_end = 0;  // of the stages of its tile
+  const auto aim = [&] { supply.aim(ahead.stage, lane, views_of(ahead.pass, ahead.tile)); };
+  const auto enter_next_pass = [&] {
+    while (ahead.left == 0 && ++ahead.pass < passes) {
+      const MultirowPass pass = pass_of(ahead.pass);
+      ahead = pass.start(ahead.pass, wave);
+      ahead_end = pass.end;
+    }
+    if (ahead.left > 0) aim();
+  };
   const auto load = [&](int a) {
-    if (ahead.phase >= args.phases) return supply.skip();
-    supply.load(a, ahead.stage, steps, lane, views_of(ahead.round));
-    ahead.stage += parts;
-    if (ahead.stage < end_of(ahead.phase)) return;
-    if (++ahead.round == args.rounds) ahead.round = 0, ++ahead.phase;
-    ahead.stage = ahead.phase * args.phase_stages + part;
+    if (ahead.left == 0) return supply.skip();
+    supply.load(a, ahead.stage, steps, lane);
+    ++ahead.stage;
+    if (--ahead.left == 0) {
+      enter_next_pass();
+    } else if (ahead.stage == ahead_end) {
+      ++ahead.tile;
+      ahead.stage = pass_of(ahead.pass).begin;
+      aim();
+    }
   };
   // Before the kernel that rounds x could start, no other was left that writes weights.
+  enter_next_pass();
 #pragma unroll 1
   for (int a = 0; a < Weights::kStages; ++a) load(a);
   LdsTables<T>::fill(table_words);
@@ -266,21 +314,31 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
   follow_previous();
 
   int a = 0;
-  for (int phase = 0; phase < args.phases; ++phase) {
-    const int first_stage = phase * args.phase_stages, end = end_of(phase);
-    copy_x(args.x + static_cast<int64_t>(first_stage) * kStageX, x, (end - first_stage) * kStageX);
+#pragma unroll 1
+  for (int p = 0; p < passes; ++p) {
+    const MultirowPass pass = pass_of(p);
+    if (p == 0 || args.phases > 1) {
+      copy_x(args.x + static_cast<int64_t>(pass.begin) * kStageX, x,
+             (pass.end - pass.begin) * kStageX);
+    }
     __syncthreads();
-    for (int round = 0; round < args.rounds; ++round) {
+    MultirowPlace at = pass.start(p, wave);
+#pragma unroll 1
+    while (at.left > 0) {
       TileSums<T, kCols> sums{};
-      for (int stage = first_stage + part; stage < end; stage += parts) {
+      const TileViews<View> views = views_of(p, at.tile);
+      const int end = smaller(pass.end, at.stage + at.left);
+      at.left -= end - at.stage;
+#pragma unroll 1
+      for (int stage = at.stage; stage < end; ++stage) {
         supply.wait();
-        const auto opened = supply.open(a, stage, steps, lane, views_of(round));
+        const auto opened = supply.open(a, stage, steps, lane, views);
         // What waited in registers is there now; from LDS it is read below.
         if constexpr (!kCopiesAhead) load(a);
         const int first_step = kCopiesAhead ? 0 : stage * S::kSteps % kSteps<T>;
         work_out_scales<T>(opened, stage, first_step, steps, tables, scales);
         wave_barrier();
-        const uint8_t* const stage_x = x + (stage - first_stage) * kStageX;
+        const uint8_t* const stage_x = x + (stage - pass.begin) * kStageX;
         for_each_group<S::kBodies>([&](auto body) {
           TakenSteps<T> raw;
           opened.template take<body>(raw);
@@ -294,100 +352,96 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
           wave_barrier();
         }
       }
-
-      float* const share = shares + (round & 1) * waves * kShareFloats<kCols>;
-      sums.store(share + wave * kShareFloats<kCols>, lane);
-      __syncthreads();
-      const bool last = phase == args.phases - 1;
-      // Sum over the waves, and of earlier phases.
-      const auto complete = [&](int of_team, int m, int n) {
-        const float* from = share + of_team * parts * kShareFloats<kCols> + m * kShareRows + n;
-        float sum = 0.0f;
-        for (int p = 0; p < parts; ++p) sum += from[p * kShareFloats<kCols>];
-        if (args.phases == 1) return sum;
-        float& before = earlier[((round * teams + of_team) * kCols + m) * kTileRowsA + n];
-        if (phase > 0) sum += before;
-        if (!last) before = sum;
-        return sum;
-      };
-      const auto with_bias = [&](float sum, int row) {
-        return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
-      };
-      const int rows = args.gated ? 8 : kTileRowsA, count = teams * kCols * rows;
-      // Other waves every time.
-      const int threads = static_cast<int>(blockDim.x);
-      int i = (static_cast<int>(threadIdx.x) + round * kCols * rows) & (threads - 1);
-      for (; i < count; i += threads) {
-        const int n = i % rows, m = i / rows % kCols, of_team = i / rows / kCols;
-        const int tile =
-            (round * teams + of_team) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
-        const int row = tile * args.tile_stride + n;
-        float sum = complete(of_team, m, n);
-        const float other = args.gated ? complete(of_team, m, n + 8) : 0.0f;
-        if (!last || m >= args.x_rows || row >= args.out_cols) continue;
-        sum = with_bias(sum, row);
-        if (args.gated) {
-          sum = activate(args.act, sum) * with_bias(other, row + args.tile_offset);
-        }
-        store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
-      }
+      sums.store(shares + (wave + at.tile) * kShareFloats<kCols>, lane);
+      ++at.tile;
+      at.stage = pass.begin;
     }
-    // A wave can still be at the sums of the last round, but has left x.
+    __syncthreads();
+
+    const int tile_stages = pass.end - pass.begin;
+    const bool first = p % args.phases == 0, last = p % args.phases == args.phases - 1;
+    // Sum over the waves that had something of the tile, and of earlier phases.
+    const auto complete = [&](int tile, int m, int n) {
+      const int from = tile * tile_stages / pass.wave_stages;
+      const int to = ((tile + 1) * tile_stages - 1) / pass.wave_stages;
+      const float* share = shares + (from + tile) * kShareFloats<kCols> + m * kShareRows + n;
+      float sum = 0.0f;
+      for (int w = from; w <= to; ++w, share += kShareFloats<kCols>) sum += *share;
+      if (args.phases == 1) return sum;
+      float& before = earlier[(tile * kCols + m) * kTileRowsA + n];
+      if (!first) sum += before;
+      if (!last) before = sum;
+      return sum;
+    };
+    const auto with_bias = [&](float sum, int row) {
+      return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
+    };
+    const int rows = args.gated ? 8 : kTileRowsA, count = pass.tiles * kCols * rows;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
+      const int row = tile_of(p, tile) * args.tile_stride + n;
+      float sum = complete(tile, m, n);
+      const float other = args.gated ? complete(tile, m, n + 8) : 0.0f;
+      if (!last || m >= args.x_rows || row >= args.out_cols) continue;
+      sum = with_bias(sum, row);
+      if (args.gated) {
+        sum = activate(args.act, sum) * with_bias(other, row + args.tile_offset);
+      }
+      store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
+    }
+    // A wave can still be at these sums when others copy x of the next pass, which they have left.
   }
 }
 
 // How a product is divided; the same for both layouts, so that they give the same bits.
 struct MultirowPlan {
   int threads, blocks, lds;
-  int parts_log2, rounds, phases, phase_stages;
+  int rounds, round_tiles, phases, phase_stages;
 };
 
 template <class T, int kCols>
 MultirowPlan multirow_plan(int cols, int tiles) {
-  constexpr int kSupply =
-      TileSupply<T, FileView<T>>::bytes_per_wave() > TileSupply<T, PackedView<T>>::bytes_per_wave()
-          ? TileSupply<T, FileView<T>>::bytes_per_wave()
-          : TileSupply<T, PackedView<T>>::bytes_per_wave();
-  constexpr int kWaveBytes = kSupply + kScaleBytes<T> + 2 * 4 * kShareFloats<kCols>;
+  constexpr int kFile = TileSupply<T, FileView<T>>::bytes_per_wave();
+  constexpr int kPacked = TileSupply<T, PackedView<T>>::bytes_per_wave();
+  constexpr int kWaveBytes = (kFile > kPacked ? kFile : kPacked) + kScaleBytes<T>;
+  constexpr int kShareBytes = 4 * kShareFloats<kCols>, kTileBytes = 4 * kCols * kTileRowsA;
   constexpr int kStageX = Stage<T>::kBodies * Body<T, kCols>::kBytes;
-  const int lanes = device_wave_size(), room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
-  const int stages =
-      (cols + Stage<T>::kWidth * Stage<T>::kBodies - 1) / (Stage<T>::kWidth * Stage<T>::kBodies);
+  constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
+  constexpr int kMostTiles = kCopiesAhead ? 16 : 4;  // of a round; more cost LDS
+  const int lanes = device_wave_size(), units = device_compute_units();
+  const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
+  const int stages = (cols + kStageWidth - 1) / kStageWidth;
   MultirowPlan plan{};
-  // As many waves as leave x whole; long rows of x come by phases.
-  const auto stages_that_fit = [&](int threads, int sums) {
-    return (room - sums - threads / lanes * kWaveBytes) / kStageX;
+  plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
+  // As many waves as leave x whole. Where that is less than half of them x comes by phases, few,
+  // since each costs time.
+  const auto bytes = [&](int threads) {
+    const int waves = threads / lanes;
+    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes;
   };
+  const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
   plan.threads = kMultirowThreads;
-  while (plan.threads > kMultirowThreads / 2 && stages_that_fit(plan.threads, 0) < stages) {
-    plan.threads /= 2;
+  while (plan.threads > kMultirowThreads / 2 && stages_that_fit(bytes(plan.threads)) < stages) {
+    plan.threads -= kMultirowThreads / 4;
   }
-  const int sum_bytes = room / 8;  // of all tiles of a block, if there are phases
-  const bool whole = stages_that_fit(plan.threads, 0) >= stages;
-  int most = stages_that_fit(plan.threads, sum_bytes);
-  if (most < 1) most = 1;
-  plan.phases = whole ? 1 : (stages + most - 1) / most;
-  plan.phase_stages = (stages + plan.phases - 1) / plan.phases;
-  plan.phases = (stages + plan.phase_stages - 1) / plan.phase_stages;
-  const int fewest = stages - (plan.phases - 1) * plan.phase_stages;
-  const int waves = plan.threads / lanes;
-  int parts = waves;
-  while (parts > fewest) parts /= 2;
-  while (1 << plan.parts_log2 < parts) ++plan.parts_log2;
-  const int teams = waves / parts;
-  const int base = 4 * LdsTables<T>::kWords + waves * kWaveBytes + plan.phase_stages * kStageX;
-  const int at_once = smaller(blocks_per_unit(plan.threads),
-                              device_lds_bytes() / base > 0 ? device_lds_bytes() / base : 1);
-  const int work = (tiles + teams - 1) / teams;
-  plan.blocks = smaller(device_compute_units() * at_once, work);
-  plan.rounds = (work + plan.blocks - 1) / plan.blocks;
-  if (!whole) {
-    const int round_bytes = 4 * teams * kCols * kTileRowsA;
-    plan.rounds = smaller(plan.rounds, sum_bytes / round_bytes > 0 ? sum_bytes / round_bytes : 1);
-    plan.blocks = (work + plan.rounds - 1) / plan.rounds;
-    plan.lds = plan.rounds * round_bytes;
+  plan.phases = 1, plan.phase_stages = stages, plan.lds = bytes(plan.threads);
+  if (stages_that_fit(plan.lds) < stages) {
+    plan.lds += plan.round_tiles * kTileBytes;
+    const int most = stages_that_fit(plan.lds) > 0 ? stages_that_fit(plan.lds) : 1;
+    plan.phases = (stages + most - 1) / most;
+    plan.phase_stages = (stages + plan.phases - 1) / plan.phases;
+    plan.phases = (stages + plan.phase_stages - 1) / plan.phase_stages;
+    const int more = plan.threads + kMultirowThreads / 4, sums = plan.round_tiles * kTileBytes;
+    if (stages_that_fit(bytes(more) + sums) >= plan.phase_stages) {
+      plan.threads = more, plan.lds = bytes(more) + sums;
+    }
   }
-  plan.lds += base;
+  plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
+  const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
+  plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
+  const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
+  plan.rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
+  plan.round_tiles = (block_tiles + plan.rounds - 1) / plan.rounds;
   return plan;
 }
 
@@ -417,7 +471,7 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
   args.out_cols = gated ? rows / 2 : rows;
   args.tiles = (args.out_cols + args.tile_stride - 1) / args.tile_stride;
   const MultirowPlan plan = multirow_plan<T, kCols>(cols, args.tiles);
-  args.parts_log2 = plan.parts_log2, args.rounds = plan.rounds;
+  args.rounds = plan.rounds, args.round_tiles = plan.round_tiles;
   args.phases = plan.phases, args.phase_stages = plan.phase_stages;
   args.x = bodies, args.x_rows = static_cast<int>(call.rows);
   args.bias = call.bias, args.bias_dtype = call.bias_dtype, args.dtype = call.dtype;

@@ -1,9 +1,11 @@
 // The weights of a tile of 16 rows, on their way to a wave by stages of some bodies of x.
 //
-// `view_of` is a TileViews. load(a, ...) has stage a filled, or skip() leaves it; wait() waits
-// until it is. open(a, ...) then gives what the lane uses of it:
-//   each_scale(body)         body(row, s, raw) for steps s of the stage and rows whose scales and
-//                            minima the lane has to work out; raw has nothing else
+// aim() says which stage of which tile load(a, ...) next has copied to place a; after it follow
+// those of the same tile, without another aim(). skip() leaves a place as it is; wait() waits
+// until it is filled. open(a, ...) then gives what the lane uses of it:
+//   each_scale(body)         body(i, row, s, raw) for the i-th of kScaledSteps steps s of the stage
+//                            and rows whose scales and minima the lane has to work out; raw has
+//                            nothing else
 //   take<Body>(raw)          the steps of a body: slices of them, or whole ones (kTaken)
 #pragma once
 
@@ -34,12 +36,6 @@ template <class View>
 struct TileViews {
   const uint8_t* w;
   int rows, row_bytes, first, offset;
-
-  // Whether there are all of them.
-  __device__ __forceinline__ bool is_whole() const { return first + offset + 8 <= rows; }
-  __device__ __forceinline__ View inside(int i) const {
-    return View(w, rows, row_bytes, first + i % 8 + i / 8 * offset);
-  }
   // Rows past the last are computed like it and left out.
   __device__ __forceinline__ View operator()(int i) const {
     const int row = first + i % 8 + i / 8 * offset;
@@ -63,10 +59,14 @@ __device__ __forceinline__ typename T::Raw load_taken(const View& view, int lane
 template <class T, class View>
 class RingTiles {
   using S = Stage<T>;
-  static constexpr int kAhead = 3;
-  using Stages = Ring<T, View, kTileRowsA, kAhead, S::kSteps / kSteps<T>>;
+  static constexpr int kBlocks = S::kSteps / kSteps<T>;  // of a row, in a stage
   static_assert(S::kSteps % kSteps<T> == 0);
+  // Enough is on its way with two large stages.
+  static constexpr int kAhead =
+      Ring<T, View, kTileRowsA, 1, kBlocks>::kStageBytes > 3 << 10 ? 2 : 3;
+  using Stages = Ring<T, View, kTileRowsA, kAhead, kBlocks>;
   Stages ring_;
+  typename Stages::Source source_;
 
  public:
   static constexpr int kStages = kAhead;
@@ -74,13 +74,15 @@ class RingTiles {
 
   __device__ __forceinline__ RingTiles(uint8_t* lds, int wave) : ring_(lds, wave) {}
 
-  template <typename ViewOf>
-  __device__ __forceinline__ void load(int a, int stage, int steps, int lane, ViewOf view_of) {
-    const int blocks = steps / kSteps<T>;
-    if (view_of.is_whole() && (stage + 1) * S::kSteps <= steps) {
-      ring_.template load<true>(a, stage, blocks, lane, [&](int i) { return view_of.inside(i); });
+  __device__ __forceinline__ void aim(int stage, int lane, const TileViews<View>& view_of) {
+    Stages::aim(source_, stage, lane, view_of);
+  }
+  __device__ __forceinline__ void load(int a, int stage, int steps, int lane) {
+    const int blocks = steps / kSteps<T> - stage * kBlocks;
+    if (blocks >= kBlocks) {
+      ring_.template load_next<true>(a, source_, kBlocks, lane);
     } else {
-      ring_.load(a, stage, blocks, lane, view_of);
+      ring_.template load_next<false>(a, source_, blocks, lane);
     }
   }
   __device__ __forceinline__ void skip() { ring_.skip(); }
@@ -90,12 +92,12 @@ class RingTiles {
     LdsView<T, View> rows[kLaneRowsA], scaled;
     int lane;
 
+    static constexpr int kAtOnce = kWaveSize / kTileRowsA, kScaledSteps = S::kSteps / kAtOnce;
     template <typename Then>
     __device__ __forceinline__ void each_scale(Then then) const {
-      constexpr int kAtOnce = kWaveSize / kTileRowsA;
-      for_each_group<S::kSteps / kAtOnce>([&](auto i) {
+      for_each_group<kScaledSteps>([&](auto i) {
         const int s = i * kAtOnce + lane / kTileRowsA;
-        then(lane % kTileRowsA, s, T::load(scaled, s / kSteps<T>, s % kSteps<T>));
+        then(i, lane % kTileRowsA, s, T::load(scaled, s / kSteps<T>, s % kSteps<T>));
       });
     }
     template <int kBody>
@@ -128,6 +130,7 @@ class RegisterTiles {
   static_assert(kCopiesAhead || S::kBodies == 1);
   using Part = std::conditional_t<kWordwise<T>, Slice, Everything>;
   Flight<T, View> flights_[S::kTaken][kLaneRowsA];
+  TileViews<View> views_;
 
   static __device__ __forceinline__ Part part(int lane) {
     if constexpr (kWordwise<T>) {
@@ -147,14 +150,14 @@ class RegisterTiles {
 
   __device__ __forceinline__ RegisterTiles(uint8_t*, int) {}
 
-  template <typename ViewOf>
-  __device__ __forceinline__ void load(int, int stage, int steps, int lane, ViewOf view_of) {
+  __device__ __forceinline__ void aim(int, int, const TileViews<View>& views) { views_ = views; }
+  __device__ __forceinline__ void load(int, int stage, int steps, int lane) {
 #pragma unroll
     for (int q = 0; q < S::kTaken; ++q) {
       const int s = step_of(stage, steps, lane, q);
 #pragma unroll
       for (int i = 0; i < kLaneRowsA; ++i) {
-        flights_[q][i].load(view_of(row_of_a(lane, i)), s / kSteps<T>, s % kSteps<T>, part(lane));
+        flights_[q][i].load(views_(row_of_a(lane, i)), s / kSteps<T>, s % kSteps<T>, part(lane));
       }
     }
   }
@@ -165,13 +168,12 @@ class RegisterTiles {
     TakenSteps<T> steps;
     int lane;
 
+    static constexpr int kScaledSteps = S::kTaken * kLaneRowsA;
     template <typename Then>
     __device__ __forceinline__ void each_scale(Then then) const {
-      for_each_group<S::kTaken>([&](auto q) {
-#pragma unroll
-        for (int i = 0; i < kLaneRowsA; ++i) {
-          then(row_of_a(lane, i), S::taken(lane, q), steps[q][i]);
-        }
+      for_each_group<kScaledSteps>([&](auto n) {
+        constexpr int q = n / kLaneRowsA, i = n % kLaneRowsA;
+        then(n, row_of_a(lane, i), S::taken(lane, q), steps[q][i]);
       });
     }
     template <int>

@@ -104,7 +104,6 @@ class Ring {
   }
   // An odd number of pieces: the same place of eight rows is in banks of its own.
   static constexpr int kRowBytes = plane_offset<kPlanes>() | 16;
-  static constexpr int kStageBytes = kRows * kRowBytes;
   // Lanes that copy a row's part of a plane; one piece more makes them go round twice.
   template <int P>
   static constexpr int lanes_to_a_row() {
@@ -121,14 +120,14 @@ class Ring {
     return static_cast<int>(low_bits(view.template plane<P>(alike ? 0 : stage * kBlocks)) & 15);
   }
 
-  // Copies pieces `first`, first + kStep, ... of plane P of a row; kWhole: `blocks` is kBlocks.
+  // Copies pieces `first`, first + kStep, ... of plane P of a row, whose part of the stage is
+  // `before` bytes behind `from`; kWhole: `blocks` is kBlocks.
   template <int P, int kStep, bool kWhole>
-  static __device__ __forceinline__ void copy(const View& view, int stage, int blocks, int first,
-                                              uint8_t* to) {
+  static __device__ __forceinline__ void copy(const uint8_t* from, int before, int blocks,
+                                              int first, uint8_t* to) {
     constexpr int size = View::template plane_size<P>();
-    const int before = misplaced<P>(view, stage);
     const int bytes = before + (kWhole ? kBlocks : blocks) * size;
-    const uint8_t* from = view.template plane<P>(stage * kBlocks) - before + 16 * first;
+    from += 16 * first;
     to += plane_offset<P>() + 16 * first;
     for_each_group<(pieces<P>() + kStep - 1) / kStep>([&](auto i) {
       constexpr bool needed = kWhole && 16 * kStep * (i + 1) <= kBlocks * size;
@@ -141,15 +140,15 @@ class Ring {
   uint8_t* stages_;  // [kAhead][kRows][kRowBytes]
 
  public:
+  static constexpr int kStageBytes = kRows * kRowBytes;
   static constexpr int bytes_per_wave() { return kAhead * kStageBytes; }
 
   // `lds`: bytes_per_wave() for every wave of the block.
   __device__ __forceinline__ Ring(uint8_t* lds, int wave)
       : stages_(lds_address(lds + wave * bytes_per_wave())) {}
 
-  // Of rows view_of(0) to view_of(kRows - 1), which have so many blocks; kWhole: the stage is not
-  // one of fewer than kBlocks.
-  template <bool kWhole = false, typename ViewOf>
+  // Of rows view_of(0) to view_of(kRows - 1), which have so many blocks.
+  template <typename ViewOf>
   __device__ __forceinline__ void load(int a, int stage, int row_blocks, int lane, ViewOf view_of) {
     const int left = row_blocks - stage * kBlocks;
     const int blocks = left < kBlocks ? left : kBlocks;
@@ -160,7 +159,54 @@ class Ring {
 #pragma unroll
       for (int i = 0; i < kRows / rows; ++i) {
         const int r = rows * i + lane / lanes;
-        copy<p, lanes, kWhole>(view_of(r), stage, blocks, lane % lanes, to + r * kRowBytes);
+        const View view = view_of(r);
+        const int before = misplaced<p>(view, stage);
+        copy<p, lanes, false>(view.template plane<p>(stage * kBlocks) - before, before, blocks,
+                              lane % lanes, to + r * kRowBytes);
+      }
+    });
+    close_copies();
+  }
+
+  // What a lane copies of a stage, for stages of the same rows one after the other: aim() says
+  // which is the first, load_next() loads it and goes on.
+  template <int P>
+  static constexpr int copies_before() {
+    if constexpr (P == 0) {
+      return 0;
+    } else {
+      return copies_before<P - 1>() + kRows * lanes_to_a_row<P - 1>() / kWaveSize;
+    }
+  }
+  struct Source {
+    const uint8_t* parts[copies_before<kPlanes>()];  // of rows, by planes
+  };
+  template <typename ViewOf>
+  static __device__ __forceinline__ void aim(Source& source, int stage, int lane, ViewOf view_of) {
+    for_each_group<kPlanes>([&](auto p) {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
+#pragma unroll
+      for (int i = 0; i < kRows / rows; ++i) {
+        source.parts[copies_before<p>() + i] =
+            view_of(rows * i + lane / lanes).template plane<p>(stage * kBlocks);
+      }
+    });
+  }
+  // kWhole: the stage has not fewer than kBlocks blocks.
+  template <bool kWhole>
+  __device__ __forceinline__ void load_next(int a, Source& source, int blocks, int lane) {
+    uint8_t* to = stages_ + a * kStageBytes;
+    wave_barrier();  // nobody reads what was there
+    for_each_group<kPlanes>([&](auto p) {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
+#pragma unroll
+      for (int i = 0; i < kRows / rows; ++i) {
+        const uint8_t*& from = source.parts[copies_before<p>() + i];
+        const int before =
+            View::template plane_align<p>() % 16 == 0 ? 0 : static_cast<int>(low_bits(from) & 15);
+        copy<p, lanes, kWhole>(from - before, before, blocks, lane % lanes,
+                               to + (rows * i + lane / lanes) * kRowBytes);
+        from += kBlocks * View::template plane_size<p>();
       }
     });
     close_copies();
