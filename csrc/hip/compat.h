@@ -426,17 +426,16 @@ constexpr bool kStartsEarly = true;
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
                   const Args&... args) {
-  int device = 0, major = 0;
-  if (cudaGetDevice(&device) == cudaSuccess) {
-    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  }
+  // What was compiled for older cards does not wait, also where a newer one runs it.
+  cudaFuncAttributes code{};
+  const bool waits = cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= 90;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(lds), config.stream = stream;
-  config.attrs = &early, config.numAttrs = major >= 9 ? 1 : 0;
+  config.attrs = &early, config.numAttrs = waits ? 1 : 0;
   // A failure is the last error, too.
   (void)cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }

@@ -208,14 +208,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
   };
-  while (at.pair < args.pairs) {
-    if constexpr (kCopiesAhead) {
-#pragma unroll 1
-      for (int a = 0; a < kAhead; ++a) work(a);
-    } else {
-      for_each_group<kAhead>(work);  // registers have to be named
-    }
-  }
+  while (at.pair < args.pairs) for_each_group<kAhead>(work);
   if (parts == 1) return;
 
   // Waves that share a pair: there is one round, and the first of them adds up.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -101,11 +103,12 @@ class GraphedDecode:
         self._device = graph_device(model.device)
         self._reason = self._device.refusal() if capture else "capture=False"
         self._state = DecodeState(self.cache)
-        self._reader = TokenReader(self._device, max_batch)
+        self._reader = TokenReader(self._device, self._state)
         self._watch = ModelWatch(model.modules())
-        self._steps: dict[int, Callable[[], Tensor]] = {}
+        self._replays: dict[int, Callable[[], None]] = {}  # of graphs by batch size
         self._lock = threading.RLock()
         self._rows: tuple[int, ...] = ()
+        self._size = 0  # the bucket that holds them
         self._begun: dict[int, int] = {}  # of each row that decodes, its length less `_clock`
         self._clock = 0  # steps so far
         self._full = 0  # when a row that decodes has no more room, on that clock
@@ -223,14 +226,19 @@ class GraphedDecode:
             if not self._planned:
                 self._device.put(self._state.plan_of(self._rows), self._state.plan)
                 self._planned = True
-            size = next(size for size in self.buckets if size >= len(self._rows))
-            run = self._steps.get(size) or self._prepared(size)
-            chosen = run()
+            size = self._size
+            run = (
+                self._replays.get(size)
+                or self._captured(size)
+                or functools.partial(self._run, size)
+            )
+            pending = self._reader.read(run, self._rows)
             self._clock += 1
-            return self._reader.read(chosen, self._rows)
+            return pending
 
     def _set_rows(self, rows: tuple[int, ...]) -> None:
         self._rows = rows
+        self._size = self.buckets[bisect_left(self.buckets, len(rows))]
         self._full = min((self.cache.max_seq_len - n for n in self._begun.values()), default=0)
         self._planned = False
 
@@ -261,47 +269,45 @@ class GraphedDecode:
                 "not; make a new one"
             )
         self._reader.finish()  # no graph goes while it runs
-        self._steps.clear()
+        self._replays.clear()
         self._device = graph_device(here)  # with another pool: that of graphs that went is closed
-        self._reader = TokenReader(self._device, self.cache.batch_size)
+        self._reader = TokenReader(self._device, self._state)
         self._watch = ModelWatch(self.model.modules())
 
-    @torch.inference_mode()
-    def _compute(self, size: int) -> tuple[Tensor, Tensor]:
-        """One step over `size` rows -> tokens [B], logits [B, V]; all input is on the device."""
+    def _compute(self, size: int) -> Tensor:
+        """One step over `size` rows -> logits [B, V]; all input and output is on the device."""
         tokens, step, sampling = self._state.before(size)
         hidden = self.model.hidden(tokens, step, self.cache)[:, -1]
         logits = self.model.logits(hidden)
         chosen = sample(logits, sampling)
         self._state.after(size, chosen)
-        return chosen, logits
-
-    def _prepared(self, size: int) -> Callable[[], Tensor]:
-        """How a step of a bucket runs from now on."""
-        run = None if self._reason else self._captured(size)
-        if run is None:
-
-            def run() -> Tensor:
-                return self._compute(size)[0]
-
-        self._steps[size] = run
-        return run
+        return logits
 
     @torch.inference_mode()
-    def _captured(self, size: int) -> Callable[[], Tensor] | None:
-        """A captured step, checked; None, a warning and a reason if there can be none."""
+    def _run(self, size: int) -> Tensor:
+        """The same, and the copy of its tokens to the host."""
+        logits = self._compute(size)
+        self._reader.send()
+        return logits
+
+    @torch.inference_mode()
+    def _captured(self, size: int) -> Callable[[], None] | None:
+        """What replays a step, checked; None, a reason and once a warning if there can be none."""
+        if self._reason:
+            return None
+        self._reader.finish()  # what follows writes to the tokens on the host
         steps = min(VERIFIED_STEPS, self._full - self._clock) if self._verify else 1
         before = Snapshot.take(self._state, len(self._rows), steps)
         try:
             with RefuseHostReads():
-                wanted = observe(lambda: self._compute(size), before, steps)
-            replay, (chosen, logits) = self._device.capture(lambda: self._compute(size))
+                wanted = observe(lambda: (self._compute(size), self._state.ring), before, steps)
+            replay, logits = self._device.capture(lambda: self._run(size))
             before.restore()
             self.captures += 1
 
             def replayed() -> tuple[Tensor, Tensor]:
                 replay()
-                return chosen, logits
+                return logits, self._reader.host.to(logits.device)
 
             if self._verify and not same_bits(wanted, observe(replayed, before, steps)):
                 self._fall_back(f"the captured step of {size} rows differs from the eager one")
@@ -310,18 +316,13 @@ class GraphedDecode:
             before.restore()
             self._fall_back(f"capture failed: {str(error).partition(chr(10))[0]}")
             return None
-
-        def run() -> Tensor:
-            replay()
-            return chosen
-
-        return run
+        self._replays[size] = replay
+        return replay
 
     def _fall_back(self, reason: str) -> None:
         self._reason = reason
-        self._reader.finish()  # no graph goes while it runs
-        self._steps.clear()
-        warnings.warn(f"GraphedDecode runs eagerly: {reason}", RuntimeWarning, stacklevel=6)
+        self._replays.clear()  # none is under way: see _captured
+        warnings.warn(f"GraphedDecode runs eagerly: {reason}", RuntimeWarning, stacklevel=5)
 
 
 def _buckets(max_batch: int, buckets: Sequence[int] | None) -> tuple[int, ...]:

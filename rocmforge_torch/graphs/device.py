@@ -21,35 +21,28 @@ _CAPTURING = threading.Lock()
 _ABANDONED: list[torch.cuda.CUDAGraph] = []
 
 
-class HostBuffer:
-    """int64 [size] on the host, copied to."""
+class HostEvent:
+    """A point in what a device does; the host has always passed it."""
 
-    def __init__(self, size: int, pinned: bool = False) -> None:
-        self.numbers = torch.empty(size, dtype=torch.int64, pin_memory=pinned)
+    def record(self) -> None:
+        """Move it behind all that has been asked for, after `order`."""
 
-    def start(self, source: Tensor) -> None:
-        """Copy int64 [N] here; the copy may still be under way when this returns."""
-        self.numbers[: source.shape[0]] = source
-
-    def wait(self) -> None:
-        """Until the copy is done, and for nothing after it."""
+    def synchronize(self) -> None:
+        """Wait until it is passed, and for nothing after it."""
 
 
-class PinnedBuffer(HostBuffer):
-    """The same, copied to by a GPU."""
+class CudaEvent(HostEvent):
+    """The same on a GPU."""
 
-    def __init__(self, size: int, stream: Callable[[], torch.cuda.Stream]) -> None:
-        """stream: says on which one the copies are, the caller's current one."""
-        super().__init__(size, pinned=True)
-        self._stream = stream
-        self._done = torch.cuda.Event()
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._event = torch.cuda.Event()
 
-    def start(self, source: Tensor) -> None:
-        self.numbers[: source.shape[0]].copy_(source, non_blocking=True)
-        self._done.record(self._stream())
+    def record(self) -> None:
+        self._event.record(self._device.stream)
 
-    def wait(self) -> None:
-        self._done.synchronize()
+    def synchronize(self) -> None:
+        self._event.synchronize()
 
 
 class GraphDevice(Protocol):
@@ -64,8 +57,11 @@ class GraphDevice(Protocol):
     def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
         """Write int64 [R, C] without waiting for the device."""
 
-    def host_buffer(self, size: int) -> HostBuffer:
-        """For up to so many numbers; `order` comes before a copy to it."""
+    def on_host(self, tensor: Tensor) -> Tensor:
+        """Memory on the host that a tensor can be copied to without waiting for the device."""
+
+    def event(self) -> HostEvent:
+        """One that has not been recorded yet."""
 
     def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         """Run once for real, record a second run -> (what replays it, the result it leaves).
@@ -90,8 +86,11 @@ class HostDevice:
     def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
         into.copy_(torch.tensor(values))
 
-    def host_buffer(self, size: int) -> HostBuffer:
-        return HostBuffer(size)
+    def on_host(self, tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor)
+
+    def event(self) -> HostEvent:
+        return HostEvent()
 
     def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         raise NotImplementedError(self.refusal())  # never asked for: see refusal
@@ -101,12 +100,17 @@ class HostDevice:
 
 
 class CudaDevice:
-    """A GPU of torch.cuda, which under ROCm means HIP and its graphs."""
+    """A GPU of torch.cuda, which under ROCm means HIP and its graphs.
+
+    Attributes:
+        device: which.
+        stream: the one that was current at the last `order`.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)  # captures and nothing else
-        self._last = torch.cuda.current_stream(device)
+        self.stream = torch.cuda.current_stream(device)
+        self._capturing = torch.cuda.Stream(device)  # and nothing else
         self._pool = torch.cuda.graph_pool_handle()
         # Blocks of a planned arena are the graphs' own: the current allocator would hand memory
         # that a replay writes to out again.
@@ -116,36 +120,39 @@ class CudaDevice:
         return None
 
     def order(self) -> None:
-        stream = torch.cuda.current_stream(self.device)
-        if stream != self._last:
-            stream.wait_stream(self._last)
-            self._last = stream
+        # Every step asks: PyTorch takes microseconds to make a Stream.
+        if torch._C._cuda_getCurrentRawStream(self.device.index) != self.stream.cuda_stream:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_stream(self.stream)
+            self.stream = stream
 
     def put(self, values: Sequence[Sequence[int]], into: Tensor) -> None:
         # The host allocator does not reuse pinned memory before a copy from it is done.
         into.copy_(torch.tensor(values, pin_memory=True), non_blocking=True)
 
-    def host_buffer(self, size: int) -> HostBuffer:
-        # Asking PyTorch for the current stream takes microseconds: `order` has asked.
-        return PinnedBuffer(size, lambda: self._last)
+    def on_host(self, tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
+    def event(self) -> HostEvent:
+        return CudaEvent(self)
 
     def capture(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         with _CAPTURING, torch.cuda.device(self.device):
-            self._stream.wait_stream(self._last)
+            self._capturing.wait_stream(self.stream)
             try:
-                with torch.cuda.stream(self._stream):
+                with torch.cuda.stream(self._capturing):
                     run()  # loads kernels and makes workspaces, which a capture must not
             finally:
-                self._stream.synchronize()
+                self._capturing.synchronize()
             torch.cuda.empty_cache()
             # No step writes to weights, and what is ahead of a replay is done when it starts.
             with (
-                torch.cuda.stream(self._stream),
+                torch.cuda.stream(self._capturing),
                 with_allocator(self._allocator),
                 extension.weights_at_rest(),
             ):
                 graph, result = self._recorded(run)
-            self._last.wait_stream(self._stream)
+            self.stream.wait_stream(self._capturing)
         return graph.replay, result
 
     def _recorded(self, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:

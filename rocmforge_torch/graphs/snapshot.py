@@ -18,7 +18,7 @@ class Snapshot:
 
     state: DecodeState
     slots: Tensor
-    numbers: Tensor
+    numbers: list[Tensor]
     stored: list[Tensor]
 
     @classmethod
@@ -28,16 +28,25 @@ class Snapshot:
         begin = first + state.numbers[LENGTH].index_select(0, rows)
         offsets = torch.arange(steps, device=begin.device)
         slots = (begin[:, None] + offsets).flatten()
-        return cls(state, slots, state.numbers.clone(), _stored(state.cache, slots))
+        return cls(state, slots, _numbers(state), _stored(state.cache, slots))
 
     def now(self) -> list[Tensor]:
         """Numbers, and keys and values at the slots, as they are now."""
-        return [self.state.numbers.clone(), *_stored(self.state.cache, self.slots)]
+        return [*_numbers(self.state), *_stored(self.state.cache, self.slots)]
 
     def restore(self) -> None:
-        self.state.numbers.copy_(self.numbers)
+        for tensor, was in zip(_advanced(self.state), self.numbers, strict=True):
+            tensor.copy_(was)
         for tensor, rows in zip(_bytes(self.state.cache), self.stored, strict=True):
             tensor.index_copy_(0, self.slots, rows)
+
+
+def _advanced(state: DecodeState) -> list[Tensor]:
+    return [state.numbers, state.ring, state.turn]
+
+
+def _numbers(state: DecodeState) -> list[Tensor]:
+    return [tensor.clone() for tensor in _advanced(state)]
 
 
 def _bytes(cache: KVCache) -> list[Tensor]:
@@ -53,8 +62,8 @@ def observe(run: Callable[[], tuple[Tensor, Tensor]], before: Snapshot, steps: i
     """Bits of all that some steps give and leave behind, which is then put back."""
     seen: list[Tensor] = []
     for _ in range(steps):
-        chosen, logits = run()
-        seen += [chosen.clone(), logits.clone(memory_format=torch.contiguous_format)]
+        logits, tokens = run()
+        seen += [logits.clone(memory_format=torch.contiguous_format), tokens.clone()]
     seen += before.now()
     before.restore()
     return seen

@@ -10,6 +10,8 @@ from ..nn import KVCache, SamplingRows, Step
 # Rows of `numbers`.
 TOKEN, LENGTH, DRAWN, TOP_K, SEED = range(5)
 
+RING = 2  # so many steps can be under way before the tokens of the first are read
+
 
 class DecodeState:
     """The rows of a cache while they decode.
@@ -22,6 +24,8 @@ class DecodeState:
         plan: int64 [3, R], of which a step over B rows reads [:, :B]: the rows of the cache, 1 for
             those that decode and 0 for others that only fill the batch, and where each begins in
             the cache (for the others so far below 0 that no slot of theirs is one).
+        ring: int64 [RING, R]: the tokens of the last steps, each in the order of its batch.
+        turn: int64 [1]: which row of `ring` the next step writes.
     """
 
     def __init__(self, cache: KVCache) -> None:
@@ -30,6 +34,8 @@ class DecodeState:
         self.numbers = torch.zeros(5, rows, dtype=torch.int64, device=device)
         self.fractions = torch.zeros(3, rows, dtype=torch.float32, device=device)
         self.plan = torch.zeros(3, rows, dtype=torch.int64, device=device)
+        self.ring = torch.zeros(RING, rows, dtype=torch.int64, device=device)
+        self.turn = torch.zeros(1, dtype=torch.int64, device=device)
         cache.lengths = self.numbers[LENGTH]
 
     def plan_of(self, decoding: tuple[int, ...]) -> list[list[int]]:
@@ -64,7 +70,9 @@ class DecodeState:
         return token[:, None], step, SamplingRows(temperature, top_k, top_p, min_p, seed, drawn)
 
     def after(self, size: int, chosen: Tensor) -> None:
-        """Advance the rows that decode by the tokens chosen, int64 [B]."""
+        """Advance the rows that decode by the tokens chosen, int64 [B], and keep these."""
         rows, decoding, _ = self.plan[:, :size].unbind(0)
         self.numbers[TOKEN].index_copy_(0, rows, chosen)
         self.numbers[LENGTH : DRAWN + 1].index_add_(1, rows, decoding.expand(2, -1))
+        self.ring[:, :size].index_copy_(0, self.turn, chosen[None])
+        self.turn.bitwise_xor_(1)  # RING is 2: 0 and 1 in turn, by one kernel

@@ -140,7 +140,8 @@ def test_memory_does_not_grow(model: CausalLM) -> None:
     assert decode.pool_bytes <= 2 * first, "the buckets do not share a pool"
 
 
-def test_a_step_is_one_launch_and_one_copy(model: CausalLM) -> None:
+def test_a_step_is_one_launch(model: CausalLM) -> None:
+    """The copy of its tokens to the host is in it; beside it, an event says when that is done."""
     decode = GraphedDecode(model, 2, 256)
     rows = Rows(decode)
     rows.start(0, prompt(20), 1)
@@ -154,7 +155,8 @@ def test_a_step_is_one_launch_and_one_copy(model: CausalLM) -> None:
 
     assert called("GraphLaunch") == 10, calls
     assert called("LaunchKernel") == 0, calls
-    assert called("MemcpyAsync", "MemcpyWithStream") == 10, calls
+    assert called("Memcpy") == 0, calls
+    assert called("EventRecord") <= 10, calls  # profilers may leave them out
 
 
 def test_no_step_waits_for_the_gpu(model: CausalLM) -> None:
@@ -177,6 +179,24 @@ def test_no_step_waits_for_the_gpu(model: CausalLM) -> None:
             rows.take(pending)
     check_same(both)
     assert [len(tokens) for tokens in both[0].tokens.values()] == [7, 3]
+
+
+def test_memory_outlives_the_steps_that_use_it(model: CausalLM) -> None:
+    """A decode that goes while a step is under way, on a stream that did not allocate."""
+    decode = GraphedDecode(model, 4, 256)
+    rows = Rows(decode)
+    rows.start(0, prompt(20), 1)
+    rows.steps(3)
+    address, shape = decode._reader.host.data_ptr(), decode._reader.host.shape
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)  # some 50 ms of the GPU's
+        decode.step()
+    del decode, rows
+    pinned = [torch.full(shape, 7, pin_memory=True) for _ in range(100)]
+    others = [torch.full(shape, 7, device=model.device) for _ in range(100)]
+    assert address in [tensor.data_ptr() for tensor in pinned]
+    torch.cuda.synchronize()
+    assert all((tensor == 7).all() for tensor in (*pinned, *others))
 
 
 def test_steps_on_several_streams(model: CausalLM) -> None:

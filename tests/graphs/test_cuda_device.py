@@ -19,8 +19,11 @@ class Notes:
 
     Attributes:
         said: what was asked, in order.
-        current: the name of the current stream.
+        current: the current stream.
+        streams_made: how often the current stream was asked for as an object.
     """
+
+    streams_made = 0
 
     def __init__(self, broken: bool = False) -> None:
         self.said: list[str] = []
@@ -36,7 +39,12 @@ class Notes:
         return Stream(self, "capture")
 
     def current_stream(self, device: Any) -> Stream:
+        self.streams_made += 1
         return self.current
+
+    def raw_stream(self, index: int) -> int:
+        assert index == 0
+        return self.current.cuda_stream
 
     @contextlib.contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
@@ -72,6 +80,7 @@ class Notes:
 class Stream:
     def __init__(self, notes: Notes, name: str) -> None:
         self.notes, self.name = notes, name
+        self.cuda_stream = id(self)
 
     def wait_stream(self, other: Stream) -> None:
         self.notes.said.append(f"{self.name} waits for {other.name}")
@@ -112,6 +121,8 @@ class Graph:
 def notes(monkeypatch: pytest.MonkeyPatch) -> Notes:
     notes = Notes()
     monkeypatch.setattr("rocmforge_torch.graphs.device.torch.cuda", notes)
+    raw = "_cuda_getCurrentRawStream"  # of builds for GPUs
+    monkeypatch.setattr(torch._C, raw, notes.raw_stream, raising=False)
     monkeypatch.setattr("rocmforge_torch.graphs.device._ABANDONED", [])
     return notes
 
@@ -173,8 +184,11 @@ def test_a_capture_that_fails_is_over(notes: Notes, broken: bool) -> None:
 
 def test_another_stream_waits_for_the_last(notes: Notes) -> None:
     device = CudaDevice(torch.device("cuda", 0))
+    made = notes.streams_made
+    device.order()
     device.order()
     assert notes.said == []
+    assert notes.streams_made == made, "which takes PyTorch microseconds"
     with notes.stream(Stream(notes, "other")):
         device.order()
         device.order()
@@ -182,23 +196,22 @@ def test_another_stream_waits_for_the_last(notes: Notes) -> None:
     assert notes.said == ["other waits for caller", "caller waits for other"]
 
 
-def test_reads_are_awaited_on_the_stream_they_are_on(
-    notes: Notes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    empty = torch.empty
-
-    def pageable(*args: Any, pin_memory: bool, **kwargs: Any) -> torch.Tensor:
-        assert pin_memory
-        return empty(*args, **kwargs)
-
-    monkeypatch.setattr(torch, "empty", pageable)
+def test_events_are_recorded_on_the_stream_of_the_step(notes: Notes) -> None:
     device = CudaDevice(torch.device("cuda", 0))
-    buffer = device.host_buffer(4)
-    for name, numbers in (("other", [5, 6, 7]), ("third", [8])):
+    event = device.event()
+    for name in ("other", "third"):
         notes.said.clear()
         with notes.stream(Stream(notes, name)):
             device.order()
-            buffer.start(torch.tensor(numbers))
-        buffer.wait()
+            made = notes.streams_made
+            event.record()
+        event.synchronize()
         assert notes.said[1:] == [f"event on {name}", "host waits for the event"]
-        assert buffer.numbers[: len(numbers)].tolist() == numbers
+        assert notes.streams_made == made
+
+
+def test_tokens_are_copied_to_pinned_memory(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: asked.append((args, kwargs)))
+    CudaDevice(torch.device("cuda", 0)).on_host(torch.zeros(2, 3, dtype=torch.int64))
+    assert asked == [(((2, 3),), {"dtype": torch.int64, "pin_memory": True})]

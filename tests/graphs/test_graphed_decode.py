@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -194,6 +195,65 @@ def test_tokens_can_be_read_late_and_in_any_order(model: CausalLM) -> None:
     )
 
 
+@pytest.mark.usefixtures("device", "exact")
+def test_rows_change_before_tokens_are_read(model: CausalLM) -> None:
+    """And a batch of another size is captured."""
+    decode = GraphedDecode(model, 3, 60, cache_dtype=F32)
+    rows = Rows(decode)
+    rows.start(2, PROMPTS[2], 3)
+    started = [decode.step()]
+    rows.start(0, PROMPTS[0], 4)
+    started.append(decode.step())
+    decode.leave([2])
+    started += [decode.step() for _ in range(3)]
+    rows.start(1, PROMPTS[1], 5)
+    started.append(decode.step())
+    assert [pending.rows for pending in started] == [(2,), (2, 0), *[(0,)] * 3, (0, 1)]
+    for pending in started:
+        rows.take(pending)
+    for row, seed in ((0, 4), (1, 5), (2, 3)):
+        got = rows.tokens[row]
+        assert got == alone(model, PROMPTS[row], seed, len(got), F32)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_tokens_are_read_while_another_size_is_captured(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread may; the steps of a capture are not theirs."""
+    both = [Rows(GraphedDecode(model, 2, 60, capture=capture)) for capture in (False, True)]
+    started = []
+    for rows in both:
+        rows.start(0, PROMPTS[0], 1)
+        started.append([rows.decode.step() for _ in range(2)])
+        rows.start(1, PROMPTS[1], 1)
+    seen: list[list[list[int]]] = []
+    capture = RecordingDevice.capture
+
+    def reading(self: RecordingDevice, run: Any) -> Any:
+        captured = capture(self, run)
+        seen.append([pending.wait() for pending in started[1]])
+        return captured
+
+    monkeypatch.setattr(RecordingDevice, "capture", reading)
+    both[1].steps(1)
+    first, second = (pending.wait() for pending in started[0])
+    assert seen == [[first, second]]
+    assert first != second
+
+
+@pytest.mark.usefixtures("device")
+def test_it_goes_with_its_last_name(model: CausalLM) -> None:
+    """Not when Python next looks for cycles, which may be inside of another's capture."""
+    decode = GraphedDecode(model, 1, 60)
+    rows = Rows(decode)
+    rows.start(0, PROMPTS[0], 0)
+    rows.steps(3)
+    gone = weakref.ref(decode)
+    del decode, rows
+    assert gone() is None
+
+
 @pytest.mark.usefixtures("device")
 def test_inference_mode_does_not_matter(model: CausalLM) -> None:
     """Made inside, used outside, and the other way round."""
@@ -289,6 +349,25 @@ def test_a_graph_that_stores_nothing_is_found(
 
     monkeypatch.setattr(Recorder, "replay", forgetful)
     decode = GraphedDecode(model, 1, 60)
+    rows = Rows(decode)
+    rows.start(0, PROMPTS[0], 1)
+    with pytest.warns(RuntimeWarning, match="differs from the eager one"):
+        rows.steps(1)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_graph_that_sends_no_tokens_is_found(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = Recorder.replay
+    decode = GraphedDecode(model, 1, 60)
+
+    def forgetful(self: Recorder) -> None:
+        host = decode._reader.host
+        self.calls = [call for call in self.calls if call[1][0] is not host]
+        replay(self)
+
+    monkeypatch.setattr(Recorder, "replay", forgetful)
     rows = Rows(decode)
     rows.start(0, PROMPTS[0], 1)
     with pytest.warns(RuntimeWarning, match="differs from the eager one"):

@@ -8,15 +8,17 @@
 
 namespace rocmforge::gpu {
 
-constexpr ByteTable16 byte_table(const int8_t (&values)[16]) {
+constexpr ByteTable16 byte_table(const int8_t (&values)[16], int offset) {
   ByteTable16 table{};
   for (int i = 0; i < 16; ++i) {
-    table.words[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(values[i])) << (8 * (i % 4));
+    const auto byte = static_cast<uint8_t>(values[i] + offset);
+    table.words[i / 4] |= static_cast<uint32_t>(byte) << (8 * (i % 4));
   }
   return table;
 }
 
-static __device__ constexpr ByteTable16 kIq4Levels = byte_table(kvalues_iq4nl);
-static __device__ constexpr ByteTable16 kE2m1 = byte_table(kvalues_e2m1);
+static __device__ constexpr ByteTable16 kIq4Levels = byte_table(kvalues_iq4nl, 0);
+constexpr int kE2m1Offset = 12;  // leaves no negative value
+static __device__ constexpr ByteTable16 kE2m1 = byte_table(kvalues_e2m1, kE2m1Offset);
 
 }  // namespace rocmforge::gpu

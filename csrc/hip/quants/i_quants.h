@@ -7,19 +7,23 @@
 
 namespace rocmforge::gpu {
 
-// Levels of the IQ2 grids, then their negatives, for select_8_bytes.
 constexpr uint8_t kIq2Levels[3] = {8, 25, 43};
-constexpr uint32_t kIq2Positive = 0x002b1908, kIq2Negative = 0x00d5e7f8;
 
 static __device__ constexpr auto kIq2XxsGrid = level_selectors(iq2xxs_grid, kIq2Levels);
 static __device__ constexpr auto kIq2XsGrid = level_selectors(iq2xs_grid, kIq2Levels);
 static __device__ constexpr auto kIq2SGrid = level_selectors(iq2s_grid, kIq2Levels);
 
-// Eight values of an IQ2 grid; `signs` are sign selectors.
-__device__ __forceinline__ void signed_levels(uint32_t levels, uint32_t signs, int* codes) {
+// Eight bytes of low and high by selectors, which are one word or two.
+__device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint32_t selectors,
+                                             int* codes) {
   uint32_t bytes[2];
-  select_8_bytes(kIq2Positive, kIq2Negative, levels | signs, bytes);
+  pick_8_bytes(low, high, selectors, bytes);
   codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
+}
+__device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint2 selectors,
+                                             int* codes) {
+  codes[0] = static_cast<int>(pick_bytes(low, high, selectors.x));
+  codes[1] = static_cast<int>(pick_bytes(low, high, selectors.y));
 }
 
 // Sign selectors of eight values from the low eight bits.
@@ -38,14 +42,35 @@ __device__ __forceinline__ uint32_t selectors_of_bits(uint32_t bits) {
 struct GridStep {
   static constexpr int kBlock = 256, kGroups = 4, kOffset = 0;
   static constexpr bool kMins = false;
+  static constexpr int kSignWords = 0;
+  static constexpr bool kFieldGrid = false, kSelectors = true;
   template <int G>
   static constexpr __device__ __forceinline__ int first(int step) {
     return 64 * step + 16 * G;
   }
 };
 
-struct IQ2_XXS : GridStep {
-  static constexpr int kType = 16, kBytes = 66, kSpan = 2, kGridEntries = 256, kSignEntries = 128;
+// A row of the grid and one of signs are selectors of eight values: levels, and 4 where negative.
+struct Iq2Step : GridStep {
+  static constexpr int kSignWords = 1, kLevels = 2;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) {
+    return i == 0 ? 0x002b1908 : 0x00d5e7f8;  // positive, negative
+  }
+  template <class Tables>
+  static __device__ __forceinline__ void values(const Tables& tables, uint32_t grid, uint2 signs,
+                                                int* codes) {
+    pick_8_codes(tables.level(0), tables.level(1), grid | signs.x, codes);
+  }
+  template <class Tables>
+  static __device__ __forceinline__ void values(const Tables& tables, uint2 grid, uint2 signs,
+                                                int* codes) {
+    const uint2 selectors = {grid.x | signs.x, grid.y | signs.y};
+    pick_8_codes(tables.level(0), tables.level(1), selectors, codes);
+  }
+};
+
+struct IQ2_XXS : Iq2Step {
+  static constexpr int kType = 16, kBytes = 66, kSpan = 2, kGridEntries = 256;
   enum { kParts, kScale };
   static constexpr Field kFields[] = {{2, 64}, {0, 2}};
   struct Raw {
@@ -53,6 +78,9 @@ struct IQ2_XXS : GridStep {
     uint16_t d;
   };
   static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2XxsGrid.words[i]; }
+  static __device__ __forceinline__ uint2 sign_row(uint32_t byte) {
+    return {kSignSelectors.words[byte & 127], 0};
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -63,18 +91,19 @@ struct IQ2_XXS : GridStep {
   template <int G, class Tables = MemoryTables<IQ2_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t index = raw.parts[G / 2 * 2], signs = raw.parts[G / 2 * 2 + 1];
-    Group group{{}, half_bits(raw.d) * (0.5f + field_value(signs >> 28, 15)) * 0.25f, 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_field(signs >> 28, 15, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
-      signed_levels(tables.template grid<8 * n>(index), tables.template signs<7 * n>(signs),
-                    group.codes + 2 * i);
+      values(tables, tables.template grid<n>(index), tables.template signs<n>(signs << n),
+             group.codes + 2 * i);
     });
     return group;
   }
 };
 
-struct IQ2_XS : GridStep {
-  static constexpr int kType = 17, kBytes = 74, kSpan = 1, kGridEntries = 512, kSignEntries = 128;
+struct IQ2_XS : Iq2Step {
+  static constexpr int kType = 17, kBytes = 74, kSpan = 1, kGridEntries = 512;
+  static constexpr bool kFieldGrid = true;
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{2, 64}, {66, 8}, {0, 2}};
   struct Raw {
@@ -83,6 +112,9 @@ struct IQ2_XS : GridStep {
     uint16_t d;
   };
   static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2XsGrid.words[i]; }
+  static __device__ __forceinline__ uint2 sign_row(uint32_t byte) {
+    return {kSignSelectors.words[byte >> 1], 0};
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -93,18 +125,18 @@ struct IQ2_XS : GridStep {
   }
   template <int G, class Tables = MemoryTables<IQ2_XS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = field_value(raw.scales >> (4 * G), 15);
-    Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
+    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
-      signed_levels(tables.template grid<16 * i>(raw.codes[G]),
-                    tables.template signs<16 * i + 9>(raw.codes[G]), group.codes + 2 * i);
+      values(tables, tables.template field<16 * i>(raw.codes[G]),
+             tables.template signs<2 * i + 1>(raw.codes[G]), group.codes + 2 * i);
     });
     return group;
   }
 };
 
-struct IQ2_S : GridStep {
-  static constexpr int kType = 22, kBytes = 82, kSpan = 1, kGridEntries = 1024, kSignEntries = 0;
+struct IQ2_S : Iq2Step {
+  static constexpr int kType = 22, kBytes = 82, kSpan = 1, kGridEntries = 1024;
   enum { kCodes, kSigns, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{2, 32}, {34, 32}, {66, 8}, {74, 8}, {0, 2}};
   struct Raw {
@@ -115,6 +147,9 @@ struct IQ2_S : GridStep {
     uint16_t d;
   };
   static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq2SGrid.words[i]; }
+  static __device__ __forceinline__ uint2 sign_row(uint32_t byte) {
+    return {selectors_of_bits(byte), 0};
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -127,20 +162,21 @@ struct IQ2_S : GridStep {
   }
   template <int G, class Tables = MemoryTables<IQ2_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = field_value(raw.scales >> (4 * G), 15);
-    Group group{{}, half_bits(raw.d) * (0.5f + number) * 0.25f, 0.0f};
+    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
-      const uint32_t signs = selectors_of_bits(raw.signs[n / 4] >> (8 * (n % 4)));
-      signed_levels(tables.template grid<8 * (n % 4), 2 * n>(raw.codes[n / 4], raw.high), signs,
-                    group.codes + 2 * i);
+      values(tables, tables.template grid<n % 4, 2 * n>(raw.codes[n / 4], raw.high),
+             tables.template signs<n % 4>(raw.signs[n / 4]), group.codes + 2 * i);
     });
     return group;
   }
 };
 
 struct IQ3_XXS : GridStep {
-  static constexpr int kType = 18, kBytes = 98, kSpan = 2, kGridEntries = 256, kSignEntries = 128;
+  static constexpr int kType = 18, kBytes = 98, kSpan = 2, kGridEntries = 256;
+  static constexpr int kSignWords = 2;
+  static constexpr bool kSelectors = false;
   enum { kCodes, kSigns, kScale };
   static constexpr Field kFields[] = {{2, 64}, {66, 32}, {0, 2}};
   struct Raw {
@@ -149,6 +185,12 @@ struct IQ3_XXS : GridStep {
     uint16_t d;
   };
   static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return iq3xxs_grid[i]; }
+  // Ones where negative.
+  static __device__ __forceinline__ uint2 sign_row(uint32_t byte) {
+    uint32_t ones[2];
+    select_8_bytes(0, 0x01010101, kSignSelectors.words[byte & 127], ones);
+    return {ones[0], ones[1]};
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -160,24 +202,24 @@ struct IQ3_XXS : GridStep {
   template <int G, class Tables = MemoryTables<IQ3_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t packed = raw.signs[G / 2];
-    Group group{{}, half_bits(raw.d) * (0.5f + field_value(packed >> 28, 15)) * 0.5f, 0.0f};
-    uint32_t negative[2][2];
+    Group group{{}, half_bits(raw.d) * linear_field(packed >> 28, 15, 0.5f, 0.25f), 0.0f};
     for_each_group<2>([&](auto i) {
-      select_8_bytes(0, 0xffffffff, tables.template signs<7 * (2 * (G & 1) + i)>(packed),
-                     negative[i]);
-    });
-    for_each_group<4>([&](auto i) {
-      const uint32_t ones = negative[i / 2][i % 2];
-      // No byte overflows, since none is 0.
-      group.codes[i] = static_cast<int>((tables.template grid<8 * i>(raw.codes[G]) ^ ones) +
-                                        (ones & 0x01010101));
+      constexpr int n = 2 * (G & 1) + i;
+      const uint2 ones = tables.template signs<n>(packed << n);
+      // No byte borrows from the next, since none is 0.
+      const uint32_t low = tables.template grid<2 * i>(raw.codes[G]) - ones.x;
+      const uint32_t high = tables.template grid<2 * i + 1>(raw.codes[G]) - ones.y;
+      group.codes[2 * i] = static_cast<int>(low ^ ones.x * 255);
+      group.codes[2 * i + 1] = static_cast<int>(high ^ ones.y * 255);
     });
     return group;
   }
 };
 
 struct IQ3_S : GridStep {
-  static constexpr int kType = 21, kBytes = 110, kSpan = 2, kGridEntries = 512, kSignEntries = 0;
+  static constexpr int kType = 21, kBytes = 110, kSpan = 2, kGridEntries = 512;
+  static constexpr int kSignWords = 2;
+  static constexpr bool kSelectors = false;
   enum { kCodes, kSigns, kHigh, kScales, kScale };
   static constexpr Field kFields[] = {{2, 64}, {74, 32}, {66, 8}, {106, 4}, {0, 2}};
   struct Raw {
@@ -188,6 +230,10 @@ struct IQ3_S : GridStep {
     uint16_t d;
   };
   static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return iq3s_grid[i]; }
+  // What changes when a value is negated: the magnitudes are odd, so that their lowest bit stays.
+  static __device__ __forceinline__ uint2 sign_row(uint32_t byte) {
+    return {bits_to_bytes(byte) * 0xfeu, bits_to_bytes(byte >> 4) * 0xfeu};
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -201,12 +247,14 @@ struct IQ3_S : GridStep {
   template <int G, class Tables = MemoryTables<IQ3_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t number = raw.scales >> (G / 2 * 4);
-    Group group{{}, half_bits(raw.d) * (1.0f + 2.0f * field_value(number, 15)), 0.0f};
-    for_each_group<4>([&](auto i) {
-      const int negative = bits_to_bytes(raw.signs[G / 2] >> (16 * (G & 1) + 4 * i));
-      // The magnitudes are odd, so that only their lowest bit stays as it is.
-      group.codes[i] = static_cast<int>(
-          tables.template grid<8 * i, 4 * G + i>(raw.codes[G], raw.high) ^ negative * 0xfeu);
+    Group group{{}, half_bits(raw.d) * linear_field(number, 15, 2.0f, 1.0f), 0.0f};
+    for_each_group<2>([&](auto i) {
+      const uint2 signs = tables.template signs<2 * (G & 1) + i>(raw.signs[G / 2]);
+      constexpr int n = 2 * i, high = 4 * G + n;
+      const uint32_t words[2] = {tables.template grid<n, high>(raw.codes[G], raw.high),
+                                 tables.template grid<n + 1, high + 1>(raw.codes[G], raw.high)};
+      group.codes[n] = static_cast<int>(words[0] ^ signs.x);
+      group.codes[n + 1] = static_cast<int>(words[1] ^ signs.y);
     });
     return group;
   }
@@ -217,15 +265,14 @@ struct IQ3_S : GridStep {
 constexpr uint8_t kIq1Levels[3] = {0xff, 0, 1};
 static __device__ constexpr auto kIq1Grid = level_selectors(iq1s_grid, kIq1Levels);
 
-__device__ __forceinline__ void shifted_levels(uint32_t levels, bool minus, int* codes) {
+template <class Selectors>
+__device__ __forceinline__ void shifted_levels(Selectors levels, bool minus, int* codes) {
   const uint32_t choice = minus ? 0x0007fff7 : 0x000901f9;  // -9, -1, 7 or -7, 1, 9
-  uint32_t bytes[2];
-  select_8_bytes(choice, choice, levels, bytes);
-  codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
+  pick_8_codes(choice, choice, levels, codes);
 }
 
 struct IQ1_S : GridStep {
-  static constexpr int kType = 19, kBytes = 50, kSpan = 2, kGridEntries = 2048, kSignEntries = 0;
+  static constexpr int kType = 19, kBytes = 50, kSpan = 2, kGridEntries = 2048;
   enum { kCodes, kHigh, kScale };
   static constexpr Field kFields[] = {{2, 32}, {34, 16}, {0, 2}};
   struct Raw {
@@ -245,12 +292,12 @@ struct IQ1_S : GridStep {
   template <int G, class Tables = MemoryTables<IQ1_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t high = raw.high[0] >> (G / 2 * 16);
-    const float number = 2.0f * field_value(high >> 12, 7) + 1.0f;
-    Group group{{}, half_bits(raw.d) * number * 0.125f, 0.0f};
+    const float number = linear_field(high >> 12, 7, 0.25f, 0.125f);
+    Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
-      const uint32_t levels =
-          tables.template grid<8 * n, G / 2 * 16 + 3 * n>(raw.codes[G / 2], raw.high[0]);
+      const auto levels =
+          tables.template grid<n, G / 2 * 16 + 3 * n>(raw.codes[G / 2], raw.high[0]);
       shifted_levels(levels, high >> 15 & 1, group.codes + 2 * i);
     });
     return group;
@@ -258,7 +305,7 @@ struct IQ1_S : GridStep {
 };
 
 struct IQ1_M : GridStep {
-  static constexpr int kType = 29, kBytes = 56, kSpan = 1, kGridEntries = 2048, kSignEntries = 0;
+  static constexpr int kType = 29, kBytes = 56, kSpan = 1, kGridEntries = 2048;
   enum { kCodes, kHigh, kScales };
   static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 8}};
   struct Raw {
@@ -282,12 +329,10 @@ struct IQ1_M : GridStep {
     const float d = half_bits(static_cast<uint16_t>((low >> 12 & 0xf) | (low >> 24 & 0xf0) |
                                                     (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
-    const float number = 2.0f * field_value(scales >> (3 * G), 7) + 1.0f;
-    Group group{{}, d * number * 0.125f, 0.0f};
+    Group group{{}, d * linear_field(scales >> (3 * G), 7, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
-      const uint32_t levels =
-          tables.template grid<8 * (n % 4), 4 * n>(raw.codes[n / 4], raw.high[0]);
+      const auto levels = tables.template grid<n % 4, 4 * n>(raw.codes[n / 4], raw.high[0]);
       shifted_levels(levels, raw.high[0] >> (4 * n + 3) & 1, group.codes + 2 * i);
     });
     return group;
@@ -297,13 +342,19 @@ struct IQ1_M : GridStep {
 struct IQ4_NL : Block32<IQ4_NL, 4> {
   static constexpr int kType = 20, kBytes = 18, kOffset = 0;
   static constexpr bool kMins = false;
+  static constexpr int kLevels = 4;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{2, 16}, {0, 2}};
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int) {
+  template <int G, class Tables = KnownLevels<IQ4_NL>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     Group group{{}, half_bits(raw.d), 0.0f};
+    int halves[2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) group.codes[i] = look_up_nibbles<G>(kIq4Levels, raw.codes[i]);
+    for (int i = 0; i < 4; ++i) {
+      look_up_halves(tables, raw.codes[i], halves[0], halves[1]);
+      group.codes[i] = halves[G];
+    }
     return group;
   }
 };
@@ -311,6 +362,8 @@ struct IQ4_NL : Block32<IQ4_NL, 4> {
 // A step is two sub-blocks of 32.
 struct IQ4_XS : GridStep {
   static constexpr int kType = 23, kBytes = 136, kSpan = 2;
+  static constexpr int kLevels = 4;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
   enum { kCodes, kScales, kScale };
   static constexpr Field kFields[] = {{8, 128}, {4, 4}, {0, 4}};
   struct Raw {
@@ -326,14 +379,17 @@ struct IQ4_XS : GridStep {
     read_words<kScale>(view, block, 0, raw.d);
     return raw;
   }
-  template <int G>
-  static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
+  template <int G, class Tables = KnownLevels<IQ4_XS>>
+  static __device__ __forceinline__ Group decode(const Raw& raw, int step,
+                                                 const Tables& tables = {}) {
     const uint32_t low = raw.scales[0] >> (8 * step), high = raw.d[0] >> (16 + 4 * step);
     const uint32_t number = (low >> (G / 2 * 4) & 15) | (high << 4 >> (G / 2 * 2) & 0x30);
-    Group group{{}, low_half(raw.d[0]) * (field_value(number, 63) - 32.0f), 0.0f};
+    Group group{{}, low_half(raw.d[0]) * linear_field(number, 63, 1.0f, -32.0f), 0.0f};
+    int halves[2];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      group.codes[i] = look_up_nibbles<G & 1>(kIq4Levels, raw.codes[G / 2 * 4 + i]);
+      look_up_halves(tables, raw.codes[G / 2 * 4 + i], halves[0], halves[1]);
+      group.codes[i] = halves[G & 1];
     }
     return group;
   }

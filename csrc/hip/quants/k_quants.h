@@ -1,9 +1,15 @@
 // Q2_K to Q6_K: 256 weights in sub-blocks of 16 or 32, whose scales are integers times one float.
 #pragma once
 
+#include "hip/quants/bytes.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
+
+// Bytes 0 and 2 of two words, or 1 and 3.
+__device__ __forceinline__ uint32_t every_second_byte(uint32_t low, uint32_t high, int first) {
+  return pick_bytes(low, high, first == 0 ? byte_selector(0, 2, 4, 6) : byte_selector(1, 3, 5, 7));
+}
 
 // A step is 16 bytes of 2-bit codes: four groups, 32 weights apart.
 struct Q2_K : FourGroups {
@@ -27,10 +33,10 @@ struct Q2_K : FourGroups {
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    const uint32_t packed = raw.scales[G / 2] >> (16 * (G & 1) + 8 * (step & 1));
+    const uint32_t packed = every_second_byte(raw.scales[0], raw.scales[1], step & 1);
     Group group{{},
-                low_half(raw.d[0]) * field_value(packed, 15),
-                -(high_half(raw.d[0]) * field_value(packed >> 4, 15))};
+                low_half(raw.d[0]) * byte_value<G>(packed & 0x0f0f0f0f, 1.0f, 0.0f),
+                high_half(raw.d[0]) * byte_value<G>(packed >> 4 & 0x0f0f0f0f, -1.0f, -0.0f)};
     bit_fields<2>(raw.codes, 2 * G, group.codes);
     return group;
   }
@@ -58,11 +64,12 @@ struct Q3_K : FourGroups {
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
-    const int half = step / 2, shift = 16 * (G & 1) + 8 * (step & 1);  // to the scale's byte
-    const uint32_t low = raw.scales[G / 2] >> (shift + 4 * half) & 15;
-    const uint32_t high = raw.scales[2] >> (shift + 4 * half + G / 2 * 2);
-    const float scale = field_value(low | (high << 4 & 48), 63) - 32.0f;
-    Group group{{}, half_bits(raw.d) * scale, 0.0f};
+    const int half = step / 2;
+    const uint32_t low = every_second_byte(raw.scales[0], raw.scales[1], step & 1) >> (4 * half);
+    const uint32_t top2 = raw.scales[2] >> (4 * half);
+    const uint32_t high = every_second_byte(top2, top2 >> 2, step & 1);
+    const uint32_t scales = (low & 0x0f0f0f0f) | (high << 4 & 0x30303030);
+    Group group{{}, half_bits(raw.d) * byte_value<G>(scales, 1.0f, -32.0f), 0.0f};
     bit_fields<2>(raw.low, 2 * G, group.codes);
     uint32_t top[4];
 #pragma unroll

@@ -1,6 +1,7 @@
 // Q4_0 to Q8_1, Q8_K and Q1_0: one scale (and one minimum) per block.
 #pragma once
 
+#include "hip/quants/bytes.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
@@ -176,9 +177,10 @@ struct Q8_K : WholeBlock {
   }
 };
 
-// 128 signs: a bit that is set means +d, else -d.
+// 128 signs: a bit that is set means +d, else -d. The codes are 0 and twice the offset.
 struct Q1_0 : WholeBlock {
-  static constexpr int kType = 41, kBlock = 128, kBytes = 18, kGroups = 8, kOffset = 1;
+  static constexpr int kType = 41, kBlock = 128, kBytes = 18, kGroups = 8;
+  static constexpr int kOffset = kSpreadBit / 2;
   static constexpr bool kMins = false;
   enum { kBits, kScale };
   static constexpr Field kFields[] = {{2, 16}, {0, 2}};
@@ -195,11 +197,11 @@ struct Q1_0 : WholeBlock {
   }
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int) {
-    Group group{{}, half_bits(raw.d), 0.0f};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      group.codes[i] = bits_to_bytes(raw.bits[G / 2] >> (16 * (G & 1) + 4 * i)) << 1;
-    }
+    Group group{{}, half_bits(raw.d) * (1.0f / kOffset), 0.0f};
+    for_each_group<4>([&](auto i) {
+      constexpr int kFrom = 16 * (G & 1) + 4 * i;
+      group.codes[i] = static_cast<int>(spread_bits<kFrom>(raw.bits[G / 2]));
+    });
     return group;
   }
 };

@@ -1,12 +1,18 @@
 // Look-up tables of the types whose codes are indices of a grid: words from device memory, or from
 // copies in LDS that the blocks of a kernel make once.
 //
-// A trait with tables has
-//   kGridEntries, kSignEntries   rows of its grid; rows of the table of signs, 128 or 0
-//   grid_entry(i)                row i of its grid, in device memory
+// A trait with levels has kLevels and level(i), kLevels words to choose bytes from. A trait with
+// tables has
+//   kGridEntries, grid_entry(i)   a power of two, and word i of its grid
+//   kFieldGrid                    whether grid indices stand in one word as they are; otherwise
+//                                 their low eight bits are a byte, and the rest stands elsewhere
+//   kSelectors                    whether entries and rows are selectors of eight values
+//   kSignWords, sign_row(byte)    the words, none to two, that a byte of signs stands for
 #pragma once
 
+#include "hip/quants/bytes.h"
 #include "hip/quants/codebooks.h"
+#include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
 
@@ -47,27 +53,6 @@ constexpr Words<128> sign_selectors() {
 
 static __device__ constexpr Words<128> kSignSelectors = sign_selectors();
 
-// The tables where they are. grid<kFrom>(word) is the row whose number stands in word from bit
-// kFrom on; grid<kLow, kHigh>(low, high) has 8 bits of the number in one word and the others in a
-// second.
-template <class T>
-struct MemoryTables {
-  template <int kFrom>
-  __device__ __forceinline__ uint32_t grid(uint32_t word) const {
-    return T::grid_entry(word >> kFrom & (T::kGridEntries - 1));
-  }
-  template <int kLow, int kHigh>
-  __device__ __forceinline__ uint32_t grid(uint32_t low, uint32_t high) const {
-    return T::grid_entry((low >> kLow & 255) | ((high >> kHigh << 8) & (T::kGridEntries - 256)));
-  }
-  template <int kFrom>
-  __device__ __forceinline__ uint32_t signs(uint32_t word) const {
-    return kSignSelectors.words[word >> kFrom & 127];
-  }
-};
-
-constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
-
 // Bits [kFrom, ...) of a word moved to bit kTo.
 template <int kFrom, int kTo>
 __device__ __forceinline__ uint32_t moved(uint32_t word) {
@@ -78,108 +63,218 @@ __device__ __forceinline__ uint32_t moved(uint32_t word) {
   }
 }
 
-// Copies in LDS, each in banks of its own: word i of copy c stands at i * copies + c. A lane reads
-// the copy of its number, which `lane_bytes` points to; addresses are put together by masks.
-template <int kEntries>
-struct SharedTable {
-  static constexpr int copies(int n) {
-    return n < 32 && 2 * n * kEntries * 4 <= kTableCopiesBytes ? copies(2 * n) : n;
-  }
-  static constexpr int kCopies = copies(1), kWords = kEntries * kCopies;
-  static constexpr int kShift = log2_of(4 * kCopies);  // from a row's number to its bytes
-  const uint8_t* words;
-  uint32_t lane_bytes;
+constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
 
-  __device__ __forceinline__ explicit SharedTable(const uint32_t* words)
-      : words(reinterpret_cast<const uint8_t*>(words)), lane_bytes(threadIdx.x % kCopies * 4) {}
-  __device__ __forceinline__ uint32_t at(uint32_t bytes) const {
-    return *reinterpret_cast<const uint32_t*>(words + bytes);
-  }
-  template <int kFrom>
-  __device__ __forceinline__ uint32_t row(uint32_t word) const {
-    return at((moved<kFrom, kShift>(word) & ((kEntries - 1) << kShift)) | lane_bytes);
-  }
-  template <int kLow, int kHigh>
-  __device__ __forceinline__ uint32_t row(uint32_t low, uint32_t high) const {
-    const uint32_t part = (moved<kLow, kShift>(low) & (255 << kShift)) | lane_bytes;
-    return at((moved<kHigh, kShift + 8>(high) & ((kEntries - 256) << kShift)) | part);
-  }
+// Words of a type that the compiler would make anew for every use if it knew that they are
+// constants: a kernel reads them from LDS.
+constexpr bool kKeepsLevels = kTableCopiesBytes > 0;
 
-  // Four words a thread: of one row and four copies, or of four rows.
-  template <typename Entry>
-  static __device__ __forceinline__ void fill(uint32_t* words, Entry entry) {
-#pragma unroll 4
-    for (int i = threadIdx.x; i < kWords / 4; i += blockDim.x) {
-      uint4 four;
-      if constexpr (kCopies >= 4) {
-        const uint32_t word = entry(i / (kCopies / 4));
-        four = {word, word, word, word};
-      } else {
-        static_assert(kCopies == 1);
-        four = {entry(4 * i), entry(4 * i + 1), entry(4 * i + 2), entry(4 * i + 3)};
-      }
-      reinterpret_cast<uint4*>(words)[i] = four;
-    }
-  }
-};
-
-template <>
-struct SharedTable<0> {
+template <class T>
+struct KnownLevels {
   static constexpr int kWords = 0;
-  __device__ __forceinline__ explicit SharedTable(const uint32_t*) {}
-  template <typename Entry>
-  static __device__ __forceinline__ void fill(uint32_t*, Entry) {}
+  KnownLevels() = default;
+  __device__ __forceinline__ explicit KnownLevels(const uint32_t*) {}
+  static __device__ __forceinline__ void fill(uint32_t*) {}
+  __device__ __forceinline__ uint32_t level(int i) const { return T::level(i); }
 };
 
 template <class T>
-struct SharedTables {
-  using Grid = SharedTable<T::kGridEntries>;
-  using Signs = SharedTable<T::kSignEntries>;
-  static constexpr int kWords = Grid::kWords + Signs::kWords;
-  Grid grids;
-  Signs sign_rows;
+struct KeptLevels {
+  static constexpr int kWords = (T::kLevels + 3) / 4 * 4;
+  uint32_t words[T::kLevels];
 
-  __device__ __forceinline__ explicit SharedTables(const uint32_t* words)
-      : grids(words), sign_rows(words + Grid::kWords) {}
-  template <int kFrom>
+  __device__ __forceinline__ explicit KeptLevels(const uint32_t* from) {
+#pragma unroll
+    for (int i = 0; i < T::kLevels; ++i) words[i] = from[i];
+  }
+  // By all threads of a block, who then have to meet.
+  static __device__ __forceinline__ void fill(uint32_t* to) {
+    const auto i = static_cast<int>(threadIdx.x);
+    if (i < T::kLevels) to[i] = T::level(i);
+  }
+  __device__ __forceinline__ uint32_t level(int i) const { return words[i]; }
+};
+
+template <class T, typename = void>
+constexpr int kLevels = 0;
+template <class T>
+constexpr int kLevels<T, std::void_t<decltype(T::kLevels)>> = T::kLevels;
+
+template <class T>
+using SharedLevels =
+    std::conditional_t<kKeepsLevels && (kLevels<T> > 0), KeptLevels<T>, KnownLevels<T>>;
+
+// The tables where they are. grid<kByte>(word) is the entry of the number in a byte of a word,
+// grid<kByte, kHigh>(word, high) has the number's other bits from bit kHigh of a second word on;
+// field<kFrom>(word) has all of them from bit kFrom on. signs<kByte>(word) is a byte's row of
+// signs.
+template <class T>
+struct MemoryTables : KnownLevels<T> {
+  template <int kByte>
   __device__ __forceinline__ uint32_t grid(uint32_t word) const {
-    return grids.template row<kFrom>(word);
+    return T::grid_entry(word >> (8 * kByte) & 255);
   }
-  template <int kLow, int kHigh>
-  __device__ __forceinline__ uint32_t grid(uint32_t low, uint32_t high) const {
-    return grids.template row<kLow, kHigh>(low, high);
+  template <int kByte, int kHigh>
+  __device__ __forceinline__ uint32_t grid(uint32_t word, uint32_t high) const {
+    const uint32_t low = word >> (8 * kByte) & 255;
+    return T::grid_entry(low | (moved<kHigh, 8>(high) & (T::kGridEntries - 256)));
   }
   template <int kFrom>
-  __device__ __forceinline__ uint32_t signs(uint32_t word) const {
-    return sign_rows.template row<kFrom>(word);
+  __device__ __forceinline__ uint32_t field(uint32_t word) const {
+    return T::grid_entry(word >> kFrom & (T::kGridEntries - 1));
+  }
+  template <int kByte>
+  __device__ __forceinline__ uint2 signs(uint32_t word) const {
+    return T::sign_row(word >> (8 * kByte) & 255);
+  }
+};
+
+// Selectors of eight values as two words that no mask has to cut.
+__device__ __forceinline__ uint2 wide_selectors(uint32_t selectors) {
+  return {selectors & 0x0f0f0f0f, selectors >> 4 & 0x0f0f0f0f};
+}
+
+// One copy in LDS, the grid before the rows of signs. Selectors take two words.
+template <class T>
+struct CompactTables : KnownLevels<T> {
+  using Entry = std::conditional_t<T::kSelectors, uint2, uint32_t>;
+  static constexpr int kSignWords = T::kSelectors ? 2 * T::kSignWords : T::kSignWords;
+  static constexpr int kGridWords = T::kGridEntries * static_cast<int>(sizeof(Entry)) / 4;
+  static constexpr int kWords = kGridWords + 256 * kSignWords;
+  static constexpr int kShift = T::kSelectors ? 3 : 2;  // from a number to its bytes
+  const uint8_t* bytes;
+
+  // `words`: the start of the kernel's LDS.
+  __device__ __forceinline__ explicit CompactTables(const uint32_t* words)
+      : bytes(reinterpret_cast<const uint8_t*>(words)) {}
+  __device__ __forceinline__ Entry entry(uint32_t at) const { return read_lds<Entry>(bytes, at); }
+  template <int kByte>
+  __device__ __forceinline__ Entry grid(uint32_t word) const {
+    return entry(moved<8 * kByte, kShift>(word) & 255 << kShift);
+  }
+  template <int kByte, int kHigh>
+  __device__ __forceinline__ Entry grid(uint32_t word, uint32_t high) const {
+    const uint32_t low = moved<8 * kByte, kShift>(word) & 255 << kShift;
+    return entry(low | (moved<kHigh, kShift + 8>(high) & (T::kGridEntries - 256) << kShift));
+  }
+  template <int kFrom>
+  __device__ __forceinline__ Entry field(uint32_t word) const {
+    return entry(moved<kFrom, kShift>(word) & (T::kGridEntries - 1) << kShift);
+  }
+  template <int kByte>
+  __device__ __forceinline__ uint2 signs(uint32_t word) const {
+    static_assert(kSignWords == 2);
+    return read_lds<uint2>(bytes, 4 * kGridWords + (moved<8 * kByte, 3>(word) & 0x7f8));
   }
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
-    Grid::fill(words, [](uint32_t i) { return T::grid_entry(i); });
-    Signs::fill(words + Grid::kWords, [](uint32_t i) { return kSignSelectors.words[i]; });
+    auto* entries = reinterpret_cast<Entry*>(words);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < T::kGridEntries; i += blockDim.x) {
+      if constexpr (T::kSelectors) {
+        entries[i] = wide_selectors(T::grid_entry(i));
+      } else {
+        entries[i] = T::grid_entry(i);
+      }
+    }
+    if constexpr (kSignWords > 0) {
+      auto* rows = reinterpret_cast<uint2*>(words + kGridWords);
+      for (int i = threadIdx.x; i < 256; i += blockDim.x) {
+        const uint2 row = T::sign_row(i);
+        rows[i] = T::kSelectors ? wide_selectors(row.x) : row;
+      }
+    }
   }
 };
 
-// Of a type without tables.
-struct NoTables {
-  static constexpr int kWords = 0;
-  __device__ __forceinline__ explicit NoTables(const uint32_t*) {}
-  static __device__ __forceinline__ void fill(uint32_t*) {}
+// Copies in LDS, each in banks of its own, so that lanes rarely wait for each other. What a byte
+// stands for begins at 256 times the byte, so that one instruction puts an address together from a
+// word and the place of a lane's copy. Such a row is, of entries i + 256 h of the grid,
+// copies of h = 0, copies of h = 1 and so on; its second half is the row of signs, if there is one.
+// With kFieldGrid entry i of the grid begins at 128 times i, for 64 bytes, and signs behind it.
+template <class T>
+struct StripedTables : SharedLevels<T> {
+  static constexpr int kRows = 256, kPieces = 16;  // of 16 bytes, in a row
+  static constexpr int kHighs = T::kFieldGrid ? 1 : T::kGridEntries / 256;
+  static constexpr int kGridBytes = T::kFieldGrid ? 64 : T::kSignWords > 0 ? 128 : 256;
+  static constexpr int kGridCopies = kGridBytes / (4 * kHighs);
+  static constexpr int kSignAt = kGridBytes, kSignBytes = T::kFieldGrid ? 64 : 128;
+  static constexpr int kSignCopies = T::kSignWords > 0 ? kSignBytes / (4 * T::kSignWords) : 1;
+  static constexpr int kTableWords = kRows * 64;
+  static constexpr int kWords = kTableWords + SharedLevels<T>::kWords;
+  static constexpr uint32_t kRowSelectors = 0x5504;  // zeros above the byte above the lane's
+
+  const uint8_t* bytes;
+  uint32_t grid_lane, sign_lane;
+
+  __device__ __forceinline__ explicit StripedTables(const uint32_t* words)
+      : SharedLevels<T>(words + kTableWords),
+        bytes(reinterpret_cast<const uint8_t*>(words)),
+        grid_lane(threadIdx.x % kGridCopies * 4),
+        sign_lane(threadIdx.x % kSignCopies * (4 * T::kSignWords)) {}
+  __device__ __forceinline__ uint32_t entry(uint32_t at) const {
+    return *reinterpret_cast<const uint32_t*>(bytes + at);
+  }
+  template <int kByte>
+  __device__ __forceinline__ uint32_t grid(uint32_t word) const {
+    return entry(pick_bytes(word, grid_lane, kRowSelectors | kByte << 4));
+  }
+  template <int kByte, int kHigh>
+  __device__ __forceinline__ uint32_t grid(uint32_t word, uint32_t high) const {
+    constexpr int kTo = log2_of(4 * kGridCopies);
+    const uint32_t row = pick_bytes(word, grid_lane, kRowSelectors | kByte << 4);
+    return entry(row | (moved<kHigh, kTo>(high) & ((kHighs - 1) << kTo)));
+  }
+  template <int kFrom>
+  __device__ __forceinline__ uint32_t field(uint32_t word) const {
+    return entry((moved<kFrom, 7>(word) & ((T::kGridEntries - 1) << 7)) | grid_lane);
+  }
+  template <int kByte>
+  __device__ __forceinline__ uint2 signs(uint32_t word) const {
+    const uint32_t at = pick_bytes(word, sign_lane, kRowSelectors | kByte << 4);
+    if constexpr (T::kSignWords == 1) {
+      return {*reinterpret_cast<const uint32_t*>(bytes + at + kSignAt), 0};
+    } else {
+      return *reinterpret_cast<const uint2*>(bytes + at + kSignAt);
+    }
+  }
+
+  // By all threads of a block, who then have to meet.
+  static __device__ __forceinline__ void fill(uint32_t* words) {
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kRows * kPieces; i += blockDim.x) {
+      const int row = i / kPieces, at = i % kPieces * 16;
+      const int before = T::kFieldGrid ? at % 128 : at;
+      uint4 four;
+      if (before < kGridBytes) {
+        const int high = at / (4 * kGridCopies);
+        const int n = T::kFieldGrid ? 2 * row + at / 128 : row + 256 * high;
+        const uint32_t word = T::grid_entry(n);
+        four = {word, word, word, word};
+      } else if constexpr (T::kSignWords > 0) {
+        const uint2 signs = T::sign_row(row);
+        four = {signs.x, T::kSignWords == 1 ? signs.x : signs.y, signs.x,
+                T::kSignWords == 1 ? signs.x : signs.y};
+      }
+      reinterpret_cast<uint4*>(words)[i] = four;
+    }
+    SharedLevels<T>::fill(words + kTableWords);
+  }
 };
 
-template <class T, typename = void>
-struct TablesOf {
-  using Shared = NoTables;
-};
 template <class T>
-struct TablesOf<T, std::void_t<decltype(T::kGridEntries)>> {
-  using Shared = SharedTables<T>;
-};
+using SharedTables =
+    std::conditional_t<(kTableCopiesBytes > 0), StripedTables<T>, CompactTables<T>>;
+
+template <class T, typename = void>
+constexpr bool kHasGrid = false;
+template <class T>
+constexpr bool kHasGrid<T, std::void_t<decltype(T::kGridEntries)>> = true;
 
 // Tables that a kernel copies into LDS: kWords words, filled by fill(), read through an object.
 template <class T>
-using LdsTables = typename TablesOf<T>::Shared;
+using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T>, SharedLevels<T>>;
 
 // Group G with the tables of a kernel.
 template <class T, int G>

@@ -26,6 +26,7 @@
 #include <type_traits>
 
 #include "hip/compat.h"
+#include "hip/quants/bytes.h"
 
 namespace rocmforge::gpu {
 
@@ -118,14 +119,13 @@ struct UnalignedWords {
         words[i] = select_bytes(i > 0 ? parts[i - 1] : parts[Words] << 16, parts[i], selector);
       }
     } else {
-      const uint32_t selector = byte_selector(0) + past * (byte_selector(1) - byte_selector(0));
       uint32_t last = parts[Words];
       if constexpr (kAlign == 1) {
         last = past == 1 ? parts[Words + 1] : last | parts[Words + 1] << 16;
       }
 #pragma unroll
       for (int i = 0; i < Words; ++i) {
-        words[i] = select_bytes(parts[i], i + 1 < Words ? parts[i + 1] : last, selector);
+        words[i] = bytes_from(parts[i], i + 1 < Words ? parts[i + 1] : last, past);
       }
     }
   }
