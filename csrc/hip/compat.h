@@ -207,7 +207,10 @@ __device__ __forceinline__ void await_copies() {}
 // registers: not where loads come back in order and a wave waits for the oldest alone.
 constexpr bool kCopiesAhead = false;
 // The lanes of a wave see what each has written to LDS before.
-__device__ __forceinline__ void wave_barrier() {}
+__device__ __forceinline__ void wave_barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+}
 
 template <typename T>
 __device__ __forceinline__ T* lds_address(T* pointer) {

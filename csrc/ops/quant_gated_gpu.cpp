@@ -1,8 +1,7 @@
-// Registers quant_matmul_gated for the GPU. One or two rows of x are a matvec that gates what it
-// has summed; more are the product of all 2F rows, then the activation on its halves.
+// Registers quant_matmul_gated for the GPU. With few rows of x the kernel of the product gates what
+// it has summed; more are the product of all 2F rows, then the activation on its halves.
 #include "hip/activation.h"
 #include "hip/dequantize.h"
-#include "hip/matvec.h"
 #include "ops/control.h"
 #include "ops/quant_gated_checks.h"
 #include "ops/quant_product_gpu.h"
@@ -27,27 +26,17 @@ void gate_product(const GpuLaunch& launch, const Tensor& product, const std::str
                                   out.mutable_data_ptr(), f, launch.stream()));
 }
 
-void gated_matvec(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                  const std::string& act, const std::optional<Tensor>& bias, Tensor& out) {
-  const Tensor input = torch::stable::contiguous(x);
-  std::optional<Tensor> shifts;
-  if (bias) shifts = torch::stable::contiguous(*bias);
-  launch.done(
-      gpu::matvec_gated({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
-                         shifts ? shifts->const_data_ptr() : nullptr,
-                         shifts ? gpu_dtype(*shifts) : gpu::DType::kFloat32, gpu_dtype(out),
-                         out.mutable_data_ptr(), weight.at_rest, launch.stream()},
-                        act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu));
-}
-
 }  // namespace
 
 void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                    const QuantTypeInfo& type, const std::string& act,
                    const std::optional<Tensor>& bias, Tensor& out) {
   const int64_t f = last_size(out), rows = out.numel() / f;
-  if (is_matvec(type, rows, weight.matrix.cols)) {
-    return gated_matvec(launch, x, weight, act, bias, out);
+  if (rounds_activations(type, rows, weight.matrix.cols)) {
+    std::optional<Tensor> shifts;
+    if (bias) shifts = torch::stable::contiguous(*bias);
+    const auto gate = act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu;
+    return rounded_product(launch, x, weight, gate, shifts ? &*shifts : nullptr, out);
   }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);

@@ -1,8 +1,8 @@
 // Registers quant_matmul and quant_matmul_transposed for the GPU.
 //
-// A product of one or two rows is a matvec with integer dot products, one of some more runs on
-// matrix units with weights decoded in registers. Others expand the weight, part by part, into a
-// bounded scratch tensor for the vendor's GEMM.
+// A product of one or two rows is a matvec with integer dot products, one of up to 16 runs on
+// integer matrix units, one of some more on those of float16 with weights decoded in registers.
+// Others expand the weight, part by part, into a bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 
 #include "hip/dequantize.h"
 #include "hip/matvec.h"
+#include "hip/multirow.h"
 #include "hip/tile.h"
 #include "ops/control.h"
 
@@ -128,15 +129,6 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
   }
 }
 
-void few_rows_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                      const Tensor* bias, Tensor& out) {
-  const Tensor input = torch::stable::contiguous(x);
-  launch.done(gpu::matvec({weight.matrix, input.const_data_ptr(), x.numel() / weight.matrix.cols,
-                           bias ? bias->const_data_ptr() : nullptr,
-                           bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                           out.mutable_data_ptr(), weight.at_rest, launch.stream()}));
-}
-
 // On matrix units, the weights decoded in registers.
 void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                   const Tensor* bias, Tensor& out) {
@@ -167,9 +159,32 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
 
 }  // namespace
 
-bool is_matvec(const QuantTypeInfo& type, int64_t rows, int64_t k) {
-  return type.is_quantized() && !exact() && rows <= gpu::kMaxMatvecRows && k > 0 &&
+bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
+  return type.is_quantized() && !exact() && rows <= gpu::kMaxMultirowRows && k > 0 &&
          k <= gpu::kMaxMatvecCols;
+}
+
+void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out) {
+  const Tensor input = torch::stable::contiguous(x);
+  const int64_t rows = x.numel() / weight.matrix.cols;
+  const auto* const shifts = bias ? bias->const_data_ptr() : nullptr;
+  const gpu::DType shift_type = bias ? gpu_dtype(*bias) : gpu::DType::kFloat32;
+  if (rows <= gpu::kMaxMatvecRows) {
+    const gpu::MatvecCall call{
+        weight.matrix,  input.const_data_ptr(), rows,           shifts,         shift_type,
+        gpu_dtype(out), out.mutable_data_ptr(), weight.at_rest, launch.stream()};
+    return launch.done(act ? gpu::matvec_gated(call, *act) : gpu::matvec(call));
+  }
+  const Tensor workspace = torch::stable::new_empty(
+      x, std::vector<int64_t>{gpu::multirow_workspace_bytes(rows, weight.matrix.cols)},
+      ScalarType::Byte);
+  const gpu::MultirowCall call{weight.matrix,  input.const_data_ptr(),
+                               rows,           workspace.mutable_data_ptr(),
+                               shifts,         shift_type,
+                               gpu_dtype(out), out.mutable_data_ptr(),
+                               launch.stream()};
+  launch.done(act ? gpu::multirow_gated(call, *act) : gpu::multirow(call));
 }
 
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
@@ -180,8 +195,8 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   const int64_t k = weight.matrix.cols;
   if (k == 0) return empty_product(launch, shifts, out);
   const int64_t rows = x.numel() / k;
-  if (is_matvec(type, rows, k)) {
-    few_rows_product(launch, x, weight, shifts, out);
+  if (rounds_activations(type, rows, k)) {
+    rounded_product(launch, x, weight, std::nullopt, shifts, out);
   } else if (type.is_quantized() && !exact() && rows <= kMaxTileRows) {
     tile_product(launch, x, weight, shifts, out);
   } else {

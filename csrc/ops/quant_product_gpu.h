@@ -1,15 +1,20 @@
 // The product with quantized weights on a GPU, for the ops that are made of it.
 #pragma once
 
+#include <optional>
 #include <string>
 
-#include "hip/matvec.h"
+#include "hip/activation.h"
 #include "ops/quant_gpu.h"
 
 namespace rocmforge {
 
-// Whether products with so many rows of x are a matvec.
-bool is_matvec(const QuantTypeInfo& type, int64_t rows, int64_t k);
+// Whether products with so many rows of x are made of integers: rounded_product.
+bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k);
+
+// The product with x rounded to 8 bits, gated if there is an `act`; bias is contiguous or null.
+void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out);
 
 // out [..., n] = x [..., k] . weight' + bias [n], of arguments that check_product accepted; out is
 // contiguous, not empty, and of x's dtype, or float32 where exact() asks for that arithmetic.

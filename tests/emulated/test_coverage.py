@@ -17,7 +17,7 @@ pytestmark = pytest.mark.emulated
 EVERYTHING = "gfx1100"
 # What also runs on RDNA4 and CDNA3, and products of so many types each.
 ELSEWHERE = ("gfx1201", "gfx942")
-FAMILIES = re.compile(r"^(matvec|tile|attention|accumulate)")
+FAMILIES = re.compile(r"^(matvec|multirow|tile|attention|accumulate)")
 TYPES = 4
 
 

@@ -1,4 +1,4 @@
-"""What a GPU computes for one or two rows, in float64: activations rounded to 8 bits."""
+"""What a GPU computes for up to 16 rows, in float64: activations rounded to 8 bits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-// One type of every family as matvec and tile kernels: what a test run compiles for the
+// One type of every family as matvec, multirow and tile kernels: what a test run compiles for the
 // architectures that it does not compile everything for.
 #include "hip/matvec_kernel.h"
+#include "hip/multirow_kernel.h"
 #include "hip/tile_kernel.h"
 
 namespace rocmforge::gpu {
@@ -9,6 +10,10 @@ using Representative = TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>;
 
 Status matvec_representative(const MatvecCall& call, bool gated, Activation act) {
   return matvec_of<Representative>(call, gated, act);
+}
+
+Status multirow_representative(const MultirowCall& call, bool gated, Activation act) {
+  return multirow_of<Representative>(call, gated, act);
 }
 
 Status tile_representative(const TileCall& call) { return tile_of<Representative>(call); }

@@ -10,9 +10,17 @@
 
 namespace rocmforge::gpu {
 
+// What a flight reads of its view: everything, or what another function of views leaves of it.
+struct Everything {
+  template <class View>
+  __device__ __forceinline__ View operator()(const View& view) const {
+    return view;
+  }
+};
+
 template <class View>
 struct LoadingView {
-  const View& view;
+  View view;
   uint32_t* parts;
   int& count;
 };
@@ -93,10 +101,14 @@ template <class T, class View, bool = loads_are_whole<T, View>()>
 struct Flight {
   typename T::Raw raw;
 
-  __device__ __forceinline__ void load(const View& view, int block, int step) {
-    raw = T::load(view, block, step);
+  template <class Part = Everything>
+  __device__ __forceinline__ void load(const View& view, int block, int step, Part part = {}) {
+    raw = T::load(part(view), block, step);
   }
-  __device__ __forceinline__ typename T::Raw settle(int, int) const { return raw; }
+  template <class Part = Everything>
+  __device__ __forceinline__ typename T::Raw settle(int, int, Part = {}) const {
+    return raw;
+  }
 };
 
 template <class T>
@@ -105,14 +117,17 @@ struct Flight<T, FileView<T>, false> {
   uint32_t parts[sizeof(typename T::Raw) / 4 + 2 * (sizeof(T::kFields) / sizeof(Field) + 1)];
   uint32_t row;
 
-  __device__ __forceinline__ void load(const FileView<T>& view, int block, int step) {
+  template <class Part = Everything>
+  __device__ __forceinline__ void load(const FileView<T>& view, int block, int step,
+                                       Part part = {}) {
     int count = 0;
     row = low_bits(view.row);
-    (void)T::load(LoadingView<FileView<T>>{view, parts, count}, block, step);
+    (void)T::load(part(LoadingView<FileView<T>>{view, parts, count}), block, step);
   }
-  __device__ __forceinline__ typename T::Raw settle(int block, int step) const {
+  template <class Part = Everything>
+  __device__ __forceinline__ typename T::Raw settle(int block, int step, Part part = {}) const {
     int count = 0;
-    return T::load(SettlingView<T>{row, parts, count}, block, step);
+    return T::load(part(SettlingView<T>{row, parts, count}), block, step);
   }
 };
 

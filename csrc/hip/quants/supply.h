@@ -82,17 +82,16 @@ struct LdsView {
   }
 };
 
-template <class T, class View, int kAhead, int kChunks>
-class RingSupply {
-  using Raw = typename T::Raw;
+// kBlocks blocks of each of kRows rows to a stage.
+template <class T, class View, int kRows, int kAhead, int kBlocks>
+class Ring {
   static constexpr int kPlanes = View::kPlanes;
-  static constexpr int kChunkBlocks = kWaveSize / kSteps<T>, kBlocks = kChunks * kChunkBlocks;
-  static_assert(kWaveSize % kSteps<T> == 0);
 
   // Copies are whole groups of 16 bytes, of which some at the ends may belong to neighbours.
   template <int P>
   static constexpr int pieces() {
-    constexpr int neighbours = View::template plane_align<P>() % 16 == 0 ? 0 : 15;
+    constexpr int align = View::template plane_align<P>();
+    constexpr int neighbours = align % 16 == 0 ? 0 : 16 - align;
     return (kBlocks * View::template plane_size<P>() + neighbours + 15) / 16;
   }
   template <int P>
@@ -103,7 +102,15 @@ class RingSupply {
       return plane_offset<P - 1>() + 16 * pieces<P - 1>();
     }
   }
-  static constexpr int kRowBytes = plane_offset<kPlanes>(), kStageBytes = kPair * kRowBytes;
+  // An odd number of pieces: the same place of eight rows is in banks of its own.
+  static constexpr int kRowBytes = plane_offset<kPlanes>() | 16;
+  // Lanes that copy a row's part of a plane; one piece more makes them go round twice.
+  template <int P>
+  static constexpr int lanes_to_a_row() {
+    int lanes = kWaveSize;
+    while (lanes * kRows > kWaveSize && pieces<P>() <= lanes / 2 + 1) lanes /= 2;
+    return lanes;
+  }
 
   // How far behind a multiple of 16 a plane's part of a stage starts.
   template <int P>
@@ -113,58 +120,135 @@ class RingSupply {
     return static_cast<int>(low_bits(view.template plane<P>(alike ? 0 : stage * kBlocks)) & 15);
   }
 
-  // Copies pieces `first`, first + kStep, ... of plane P of a row.
-  template <int P, int kStep>
-  static __device__ __forceinline__ void copy(const View& view, int stage, int blocks, int first,
-                                              uint8_t* to) {
-    const int before = misplaced<P>(view, stage);
-    const int bytes = before + blocks * View::template plane_size<P>();
-    const uint8_t* from = view.template plane<P>(stage * kBlocks) - before + 16 * first;
+  // Copies pieces `first`, first + kStep, ... of plane P of a row, whose part of the stage is
+  // `before` bytes behind `from`; kWhole: `blocks` is kBlocks.
+  template <int P, int kStep, bool kWhole>
+  static __device__ __forceinline__ void copy(const uint8_t* from, int before, int blocks,
+                                              int first, uint8_t* to) {
+    constexpr int size = View::template plane_size<P>();
+    const int bytes = before + (kWhole ? kBlocks : blocks) * size;
+    from += 16 * first;
     to += plane_offset<P>() + 16 * first;
-#pragma unroll
-    for (int i = 0; i < (pieces<P>() + kStep - 1) / kStep; ++i) {
-      if (16 * (first + kStep * i) < bytes)
+    for_each_group<(pieces<P>() + kStep - 1) / kStep>([&](auto i) {
+      constexpr bool needed = kWhole && 16 * kStep * (i + 1) <= kBlocks * size;
+      if (needed || 16 * (first + kStep * i) < bytes) {
         copy_to_lds<16>(from + 16 * kStep * i, to + 16 * kStep * i);
-    }
+      }
+    });
   }
 
-  uint8_t* stages_;  // [kAhead][kPair][kRowBytes]
+  uint8_t* stages_;  // [kAhead][kRows][kRowBytes]
 
  public:
+  static constexpr int kStageBytes = kRows * kRowBytes;
   static constexpr int bytes_per_wave() { return kAhead * kStageBytes; }
 
   // `lds`: bytes_per_wave() for every wave of the block.
-  __device__ __forceinline__ RingSupply(uint8_t* lds, int wave)
+  __device__ __forceinline__ Ring(uint8_t* lds, int wave)
       : stages_(lds_address(lds + wave * bytes_per_wave())) {}
 
+  // Of rows view_of(0) to view_of(kRows - 1), which have so many blocks.
   template <typename ViewOf>
-  __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
-                                       ViewOf view_of) {
-    const int left = steps / kSteps<T> - place.stage * kBlocks;
+  __device__ __forceinline__ void load(int a, int stage, int row_blocks, int lane, ViewOf view_of) {
+    const int left = row_blocks - stage * kBlocks;
     const int blocks = left < kBlocks ? left : kBlocks;
-    uint8_t* stage = stages_ + a * kStageBytes;
+    uint8_t* to = stages_ + a * kStageBytes;
     wave_barrier();  // nobody reads what was there
-    const View rows[kPair] = {view_of(place.pair, 0), view_of(place.pair, 1)};
-    constexpr int kShare = kWaveSize / kPair;  // lanes to a row where its part is short
-    const int mine = lane / kShare;
-    const View own = view_of(place.pair, mine);
     for_each_group<kPlanes>([&](auto p) {
-      if constexpr (pieces<p>() <= kShare + 1) {
-        copy<p, kShare>(own, place.stage, blocks, lane % kShare, stage + mine * kRowBytes);
-      } else {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
 #pragma unroll
-        for (int r = 0; r < kPair; ++r) {
-          copy<p, kWaveSize>(rows[r], place.stage, blocks, lane, stage + r * kRowBytes);
-        }
+      for (int i = 0; i < kRows / rows; ++i) {
+        const int r = rows * i + lane / lanes;
+        const View view = view_of(r);
+        const int before = misplaced<p>(view, stage);
+        copy<p, lanes, false>(view.template plane<p>(stage * kBlocks) - before, before, blocks,
+                              lane % lanes, to + r * kRowBytes);
       }
     });
     close_copies();
   }
-  __device__ __forceinline__ void skip(int) { close_copies(); }
-  __device__ __forceinline__ void wait(int) const {
+
+  // What a lane copies of a stage, for stages of the same rows one after the other: aim() says
+  // which is the first, load_next() loads it and goes on.
+  template <int P>
+  static constexpr int copies_before() {
+    if constexpr (P == 0) {
+      return 0;
+    } else {
+      return copies_before<P - 1>() + kRows * lanes_to_a_row<P - 1>() / kWaveSize;
+    }
+  }
+  struct Source {
+    const uint8_t* parts[copies_before<kPlanes>()];  // of rows, by planes
+  };
+  template <typename ViewOf>
+  static __device__ __forceinline__ void aim(Source& source, int stage, int lane, ViewOf view_of) {
+    for_each_group<kPlanes>([&](auto p) {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
+#pragma unroll
+      for (int i = 0; i < kRows / rows; ++i) {
+        source.parts[copies_before<p>() + i] =
+            view_of(rows * i + lane / lanes).template plane<p>(stage * kBlocks);
+      }
+    });
+  }
+  // kWhole: the stage has not fewer than kBlocks blocks.
+  template <bool kWhole>
+  __device__ __forceinline__ void load_next(int a, Source& source, int blocks, int lane) {
+    uint8_t* to = stages_ + a * kStageBytes;
+    wave_barrier();  // nobody reads what was there
+    for_each_group<kPlanes>([&](auto p) {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
+#pragma unroll
+      for (int i = 0; i < kRows / rows; ++i) {
+        const uint8_t*& from = source.parts[copies_before<p>() + i];
+        const int before =
+            View::template plane_align<p>() % 16 == 0 ? 0 : static_cast<int>(low_bits(from) & 15);
+        copy<p, lanes, kWhole>(from - before, before, blocks, lane % lanes,
+                               to + (rows * i + lane / lanes) * kRowBytes);
+        from += kBlocks * View::template plane_size<p>();
+      }
+    });
+    close_copies();
+  }
+  __device__ __forceinline__ void skip() { close_copies(); }
+  __device__ __forceinline__ void wait() const {
     await_copies<kAhead - 1>();
     wave_barrier();
   }
+
+  // Row r of what stage a has; `view` is that row in memory.
+  __device__ __forceinline__ LdsView<T, View> row(int a, int r, const View& view, int stage) const {
+    LdsView<T, View> row;
+    for_each_group<kPlanes>([&](auto p) {
+      row.planes[p] =
+          stages_ + a * kStageBytes + r * kRowBytes + plane_offset<p>() + misplaced<p>(view, stage);
+    });
+    return row;
+  }
+};
+
+template <class T, class View, int kAhead, int kChunks>
+class RingSupply {
+  using Raw = typename T::Raw;
+  static constexpr int kChunkBlocks = kWaveSize / kSteps<T>;
+  static_assert(kWaveSize % kSteps<T> == 0);
+  using Stages = Ring<T, View, kPair, kAhead, kChunks * kChunkBlocks>;
+  Stages ring_;
+
+ public:
+  static constexpr int bytes_per_wave() { return Stages::bytes_per_wave(); }
+
+  __device__ __forceinline__ RingSupply(uint8_t* lds, int wave) : ring_(lds, wave) {}
+
+  template <typename ViewOf>
+  __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
+                                       ViewOf view_of) {
+    ring_.load(a, place.stage, steps / kSteps<T>, lane,
+               [&](int r) { return view_of(place.pair, r); });
+  }
+  __device__ __forceinline__ void skip(int) { ring_.skip(); }
+  __device__ __forceinline__ void wait(int) const { ring_.wait(); }
 
   struct Opened {
     LdsView<T, View> rows[kPair];
@@ -180,10 +264,7 @@ class RingSupply {
     Opened opened{{}, lane / kSteps<T>, lane % kSteps<T>};
 #pragma unroll
     for (int r = 0; r < kPair; ++r) {
-      for_each_group<kPlanes>([&](auto p) {
-        opened.rows[r].planes[p] = stages_ + a * kStageBytes + r * kRowBytes + plane_offset<p>() +
-                                   misplaced<p>(view_of(place.pair, r), place.stage);
-      });
+      opened.rows[r] = ring_.row(a, r, view_of(place.pair, r), place.stage);
     }
     return opened;
   }

@@ -1,0 +1,36 @@
+// Products of a quantized matrix with 3 to 16 rows of activations, on integer matrix units.
+#pragma once
+
+#include "hip/activation.h"
+#include "hip/matrix.h"
+
+namespace rocmforge::gpu {
+
+constexpr int64_t kMaxMultirowRows = 16;
+
+struct MultirowCall {
+  QuantMatrix w;
+  const void* x;     // [rows, w.cols], contiguous, with the alignment of its elements
+  int64_t rows;      // at most kMaxMultirowRows
+  void* workspace;   // multirow_workspace_bytes, 16-byte aligned
+  const void* bias;  // [w.rows] or null
+  DType bias_dtype;
+  DType dtype;  // of x and out
+  void* out;    // [rows, w.rows], or [rows, w.rows / 2] if gated
+  Stream stream;
+};
+
+// For any type.
+int64_t multirow_workspace_bytes(int64_t rows, int64_t cols);
+
+// As matvec and matvec_gated (matvec.h) define them, with the same rounding of x.
+Status multirow(const MultirowCall& call);
+Status multirow_gated(const MultirowCall& call, Activation act);
+
+// The same for the types of one family each (quants/table.h), which are compiled apart.
+Status multirow_simple(const MultirowCall& call, bool gated, Activation act);
+Status multirow_k(const MultirowCall& call, bool gated, Activation act);
+Status multirow_grid(const MultirowCall& call, bool gated, Activation act);
+Status multirow_small(const MultirowCall& call, bool gated, Activation act);
+
+}  // namespace rocmforge::gpu

@@ -1,0 +1,37 @@
+#include "hip/multirow.h"
+#include "hip/multirow_input.h"
+
+namespace rocmforge::gpu {
+namespace {
+
+template <class Types>
+bool has_type(Types types, int qtype) {
+  return with_type_of(types, qtype, [](auto) {});
+}
+
+constexpr int64_t kMost = INT32_MAX - 16;  // rows, and bytes of a row
+
+Status product(const MultirowCall& call, bool gated, Activation act) {
+  if (call.rows == 0 || call.w.rows == 0) return nullptr;
+  if (call.rows > kMaxMultirowRows) return "too many rows of x for a multirow kernel";
+  if (call.w.rows > kMost || call.w.row_bytes > kMost) return "too large a matrix for this kernel";
+  const int qtype = call.w.qtype;
+  if (has_type(SimpleQuants{}, qtype)) return multirow_simple(call, gated, act);
+  if (has_type(KQuants{}, qtype)) return multirow_k(call, gated, act);
+  if (has_type(GridQuants{}, qtype)) return multirow_grid(call, gated, act);
+  if (has_type(SmallQuants{}, qtype)) return multirow_small(call, gated, act);
+  return "no GPU kernel for this quantization type";
+}
+
+}  // namespace
+
+int64_t multirow_workspace_bytes(int64_t rows, int64_t cols) {
+  // No type has more beside its codes than 12 bytes for 16 of them; stages are up to 512 columns.
+  return (rows <= 8 ? 8 : 16) * ((cols + 511) / 512 * 512) * 7 / 4;
+}
+
+Status multirow(const MultirowCall& call) { return product(call, false, Activation::kSilu); }
+
+Status multirow_gated(const MultirowCall& call, Activation act) { return product(call, true, act); }
+
+}  // namespace rocmforge::gpu

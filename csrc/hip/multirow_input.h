@@ -1,0 +1,83 @@
+// Rows of x rounded to 8 bits, in the order in which the lanes of multirow_kernel.h read them.
+#pragma once
+
+#include "hip/mma_int8.h"
+#include "hip/quants/slices.h"
+#include "hip/rounding.h"
+
+namespace rocmforge::gpu {
+
+// x goes by bodies: some steps of a row of weights, so many that lanes can read whole uint4s. A
+// body has the codes of every group and row (see b_place), the factors of every unit and row, and
+// the residuals. What is past the columns, and the rows past the last, are zeros.
+template <class T, int kCols>
+struct Body {
+  static constexpr int kSteps = !kWordwise<T> ? 4 : T::kGroups >= 4 ? 1 : 4 / T::kGroups;
+  static constexpr int kGroups = kSteps * T::kGroups, kUnits = kGroups / T::kSpan;
+  static constexpr int kWidth = 16 * kGroups;  // columns
+  using Factor = typename Rounding<T>::Factor;
+  static constexpr int kFactors = kGroups * kCols * 16;
+  static constexpr int kResiduals = kFactors + kUnits * kCols * static_cast<int>(sizeof(Factor));
+  static constexpr int kBytes = kResiduals + (T::kMins ? kUnits * kCols * 4 : 0);
+
+  static constexpr int64_t count(int64_t cols) { return (cols + kWidth - 1) / kWidth; }
+};
+
+template <class T, int kCols>
+struct MultirowInput {
+  using B = Body<T, kCols>;
+  DType dtype;
+  const void* x;
+  int rows, cols;
+  uint8_t* bodies;
+
+  __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
+    const StepAndGroup<T> at(col);
+    uint8_t* const body = bodies + static_cast<int64_t>(at.step / B::kSteps) * B::kBytes;
+    const int group = at.step % B::kSteps * T::kGroups + at.group;
+    auto* const words = reinterpret_cast<uint32_t*>(body) + group / kSlots * (kCols * kSlots * 4) +
+                        group % kSlots * kLaneWords;
+#pragma unroll
+    for (int i = 0; i < kRoundedAtOnce / 4; ++i) {
+      const int word = col % 16 / 4 + i;
+      words[b_place<kCols>(row, word / kLaneWords) * 4 + word % kLaneWords] = rounded.codes[i];
+    }
+    if (!rounded.is_first(col)) return;
+    const int unit = group / T::kSpan * kCols + row;
+    reinterpret_cast<typename B::Factor*>(body + B::kFactors)[unit] = rounded.factor;
+    if constexpr (T::kMins) {
+      reinterpret_cast<float*>(body + B::kResiduals)[unit] = rounded.residual;
+    }
+  }
+};
+
+constexpr int kMultirowInputThreads = 128;
+
+// A row to blockIdx.y; the threads of a row share its columns, of which there are `width` with
+// those past the last.
+template <class T, int kCols>
+__global__ void __launch_bounds__(kMultirowInputThreads)
+    multirow_input_kernel(MultirowInput<T, kCols> input, int width) {
+  follow_previous();
+  const int row = static_cast<int>(blockIdx.y);
+  const int at = static_cast<int>(blockIdx.x * kMultirowInputThreads + threadIdx.x);
+  const int col = at * kRoundedAtOnce;
+  LoadedWords loaded = {};
+  if (row < input.rows && col < input.cols) {
+    loaded = load_words_of(input.dtype, input.x, static_cast<int64_t>(row) * input.cols + col);
+  }
+  float values[kRoundedAtOnce];
+  values_of(input.dtype, loaded, values);
+  const Rounding<T> rounded(values);
+  if (col < width) input.store(row, col, rounded);
+}
+
+template <class T, int kCols>
+void launch_multirow_input(const MultirowInput<T, kCols>& input, int width, Stream stream) {
+  constexpr int kColsOfBlock = kMultirowInputThreads * kRoundedAtOnce;
+  const dim3 grid(static_cast<unsigned>((width + kColsOfBlock - 1) / kColsOfBlock), kCols);
+  launch_early(multirow_input_kernel<T, kCols>, grid, dim3(kMultirowInputThreads), 0,
+               static_cast<gpuStream_t>(stream), input, width);
+}
+
+}  // namespace rocmforge::gpu

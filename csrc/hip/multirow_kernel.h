@@ -1,0 +1,493 @@
+// The multirow kernel, a template over type, layout and rows of x; instances are in multirow_*.hip.
+//
+// A first kernel rounds x to 8 bits (multirow_input.h). Then as many blocks as the card holds at
+// once share the rows of w, 16 to a tile. Each has x in LDS, whole or by phases if it is long. A
+// tile goes by stages of some columns, whose weights are loaded while earlier ones are being used.
+// The stages of all tiles of a pass stand in a row that the waves of a block divide evenly, so that
+// a wave has some tiles alone and the first and the last with others; only at the end of the pass,
+// when all sums are in LDS, do waves meet, and sums of a tile are added up in a fixed order.
+// Sums in 32-bit integers go over a unit, what has a scale of its own.
+#pragma once
+
+#include "hip/dispatch.h"
+#include "hip/gates.h"
+#include "hip/multirow.h"
+#include "hip/multirow_supply.h"
+#include "hip/typed_memory.h"
+
+namespace rocmforge::gpu {
+
+struct MultirowArgs {
+  const uint8_t* w;
+  int w_rows, row_bytes, cols;
+  int tiles, tile_stride, tile_offset;  // row i of tile t is t * stride + i % 8 + i / 8 * offset
+  int rounds, round_tiles;              // of a block over its tiles, and the tiles of a round
+  int phases, phase_stages;             // of x; in each round
+  const uint8_t* x;                     // bodies
+  int x_rows, out_cols;
+  const void* bias;
+  DType bias_dtype, dtype;
+  bool gated;
+  Activation act;
+  void* out;
+};
+
+// Values that are read at once.
+template <typename Value, int N>
+struct alignas(N * sizeof(Value) < 16 ? N * sizeof(Value) : 16) Pack {
+  Value values[N];
+};
+
+// The scale of a unit of weights, with minima that, too.
+template <class T>
+using UnitScale = std::conditional_t<T::kMins, float2, float>;
+
+// LDS of a wave, behind what supplies it: scales [units of a stage][16 rows]. What it sums of a
+// tile for others to read: [kCols][kShareRows].
+constexpr int kShareRows = 20;  // 16, and lanes of different columns in different banks
+template <class T>
+constexpr int kScaleBytes = Stage<T>::kUnits * kTileRowsA * static_cast<int>(sizeof(UnitScale<T>));
+template <int kCols>
+constexpr int kShareFloats = kCols * kShareRows;
+
+// The products of a wave: sums of a lane's rows and columns.
+template <class T, int kCols>
+struct TileSums {
+  using B = Body<T, kCols>;
+  using S = Stage<T>;
+  using Acc = IntTile<kCols>;
+  static constexpr int kLaneCols = Acc::kLaneCols, kPack = kLaneCols < 2 ? 1 : 2;
+  float values[kAccRows][kLaneCols];
+
+  // The first of a lane's columns that stand side by side.
+  static __device__ __forceinline__ int col_of(int lane, int pack) {
+    return acc_col(lane, Acc::at(0, kPack * pack)) % kCols;
+  }
+
+  // Adds a unit's products; `x` is the body. See add_step in matvec_kernel.h for the arithmetic.
+  template <int kUnit>
+  __device__ __forceinline__ void add(const Acc& dots, const uint8_t* x,
+                                      const UnitScale<T>* unit_scales, int lane) {
+    using Factor = typename B::Factor;
+    const auto scales =
+        *reinterpret_cast<const Pack<UnitScale<T>, kAccRows>*>(unit_scales + acc_rows_from(lane));
+#pragma unroll
+    for (int p = 0; p < kLaneCols / kPack; ++p) {
+      const int first = kUnit * kCols + col_of(lane, p);
+      const auto factors = *reinterpret_cast<const Pack<Factor, kPack>*>(
+          reinterpret_cast<const Factor*>(x + B::kFactors) + first);
+      Pack<float, kPack> residuals;
+      if constexpr (T::kMins) {
+        residuals = *reinterpret_cast<const Pack<float, kPack>*>(
+            reinterpret_cast<const float*>(x + B::kResiduals) + first);
+      }
+#pragma unroll
+      for (int c = 0; c < kPack; ++c) {
+        const Factor& factor = factors.values[c];
+#pragma unroll
+        for (int r = 0; r < kAccRows; ++r) {
+          const int j = p * kPack + c;
+          const float dot = dot_value(dots.values[Acc::at(r, j)]);
+          float& sum = values[r][j];
+          if constexpr (T::kMins) {
+            sum += scales.values[r].x * (factor.x * dot + residuals.values[c]);
+            sum += scales.values[r].y * factor.y;
+          } else if constexpr (T::kOffset != 0) {
+            sum += scales.values[r] * (factor.x * dot + factor.y);
+          } else {
+            sum += scales.values[r] * (factor * dot);
+          }
+        }
+      }
+    }
+  }
+
+  // Adds a body; `first_step` of a block of weights is what the stage begins with.
+  template <int kBody>
+  __device__ __forceinline__ void add_body(const TakenSteps<T>& raw, int first_step,
+                                           const uint8_t* x, const UnitScale<T>* scales, int lane,
+                                           const LdsTables<T>& tables) {
+    // Words of x for the lane: [part][group].
+    uint32_t words[Acc::kParts][B::kGroups][kLaneWords];
+#pragma unroll
+    for (int p = 0; p < Acc::kParts; ++p) {
+#pragma unroll
+      for (int g = 0; g < B::kGroups; g += kSlots) {
+        const uint4 four =
+            reinterpret_cast<const uint4*>(x)[g / kSlots * kCols * kSlots + b_lane<kCols>(lane, p)];
+        const uint32_t read[] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) words[p][g + i / kLaneWords][i % kLaneWords] = read[i];
+      }
+    }
+    // Units of a step, one after the other; where lanes exchange steps, all that were exchanged.
+    constexpr int kStepUnits = T::kGroups / T::kSpan;
+    for_each_group<S::kTaken * kStepUnits>([&](auto turn) {
+      constexpr int q = turn / kStepUnits, u = turn % kStepUnits;
+      constexpr int kExchanged = kWordwise<T> ? 1 : kSlots;
+      const int step = (first_step + kBody * B::kSteps + S::taken(lane, q)) % kSteps<T>;
+      uint32_t weights[kExchanged][kLaneRowsA][T::kSpan * kLaneWords];
+#pragma unroll
+      for (int i = 0; i < kLaneRowsA; ++i) {
+        for_each_group<T::kSpan>([&](auto g) {
+          const Group group = decode_group<T, u * T::kSpan + g>(raw[q][i], step, tables);
+          if constexpr (kWordwise<T>) {
+#pragma unroll
+            for (int w = 0; w < kLaneWords; ++w) {
+              weights[0][i][g * kLaneWords + w] = static_cast<uint32_t>(group.codes[w]);
+            }
+          } else {
+            uint32_t slices[kSlots][kLaneWords];
+            exchange_slices(lane, group.codes, slices);
+#pragma unroll
+            for (int n = 0; n < kSlots; ++n) {
+#pragma unroll
+              for (int w = 0; w < kLaneWords; ++w) {
+                weights[n][i][g * kLaneWords + w] = slices[n][w];
+              }
+            }
+          }
+        });
+      }
+      for_each_group<kExchanged>([&](auto n) {
+        constexpr int kUnit = (q * kExchanged + n) * kStepUnits + u;
+        uint32_t of_x[Acc::kParts][T::kSpan * kLaneWords];
+#pragma unroll
+        for (int p = 0; p < Acc::kParts; ++p) {
+#pragma unroll
+          for (int i = 0; i < T::kSpan * kLaneWords; ++i) {
+            of_x[p][i] = words[p][kUnit * T::kSpan + i / kLaneWords][i % kLaneWords];
+          }
+        }
+        Acc dots;
+        mma<T::kSpan>(dots, weights[n], of_x);
+        add<kUnit>(dots, x, scales + (kBody * B::kUnits + kUnit) * kTileRowsA, lane);
+      });
+    });
+  }
+
+  // [kCols][kShareRows]
+  __device__ __forceinline__ void store(float* share, int lane) const {
+#pragma unroll
+    for (int r = 0; r < kAccRows; ++r) {
+#pragma unroll
+      for (int j = 0; j < kLaneCols; ++j) {
+        const int col = acc_col(lane, Acc::at(r, j));
+        if (col < kCols) share[col * kShareRows + acc_row(lane, Acc::at(r, j))] = values[r][j];
+      }
+    }
+  }
+};
+
+// Scales of a stage, for all lanes of the wave; zeros of steps past the row.
+template <class T, class Opened>
+__device__ __forceinline__ void work_out_scales(const Opened& opened, int stage, int first_step,
+                                                int steps, const LdsTables<T>& tables,
+                                                UnitScale<T>* scales) {
+  constexpr int kStepUnits = T::kGroups / T::kSpan;
+  // All are read before the first is written, so that nothing waits in between.
+  UnitScale<T> values[Opened::kScaledSteps][kStepUnits];
+  opened.each_scale([&](auto i, int, int s, const typename T::Raw& raw) {
+    const bool inside = stage * Stage<T>::kSteps + s < steps;
+    for_each_group<kStepUnits>([&](auto u) {
+      const Group group = decode_group<T, u * T::kSpan>(raw, (first_step + s) % kSteps<T>, tables);
+      if constexpr (T::kMins) {
+        values[i][u] = {inside ? group.scale : 0.0f, inside ? group.min : 0.0f};
+      } else {
+        values[i][u] = inside ? group.scale : 0.0f;
+      }
+    });
+  });
+  opened.each_scale([&](auto i, int row, int s, const typename T::Raw&) {
+    for_each_group<kStepUnits>(
+        [&](auto u) { scales[(s * kStepUnits + u) * kTileRowsA + acc_place(row)] = values[i][u]; });
+  });
+}
+
+// Copies x to LDS, by all threads of the block, who then have to meet. Neither end moves.
+__device__ __forceinline__ void copy_x(const uint8_t* from, uint8_t* to, int bytes) {
+  const int threads = static_cast<int>(blockDim.x);
+#pragma unroll 8
+  for (int i = static_cast<int>(threadIdx.x); i < bytes / 16; i += threads) {
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  }
+}
+
+constexpr int kMultirowThreads = kCopiesAhead ? 512 : 256;
+
+// Where a wave is: the pass, which is a phase of a round, the stages of it that are left to the
+// wave, and which is next, of which tile of the round.
+struct MultirowPlace {
+  int pass, left, tile, stage;
+};
+
+// A pass, as all waves of a block see it.
+struct MultirowPass {
+  int begin, end;  // stages of each tile
+  int tiles;
+  int wave_stages;  // of all tiles, that a wave has at most
+
+  __device__ __forceinline__ MultirowPass(const MultirowArgs& args, int stages, int waves,
+                                          int block_tiles, int pass) {
+    const int round = pass / args.phases, phase = pass % args.phases;
+    begin = phase * args.phase_stages, end = smaller(stages, begin + args.phase_stages);
+    tiles = smaller(args.round_tiles, block_tiles - round * args.round_tiles);
+    wave_stages = (tiles * (end - begin) + waves - 1) / waves;
+  }
+  __device__ __forceinline__ MultirowPlace start(int pass, int wave) const {
+    const int all = tiles * (end - begin), first = smaller(wave * wave_stages, all);
+    return {pass, smaller(wave_stages, all - first), first / (end - begin),
+            begin + first % (end - begin)};
+  }
+};
+
+template <class T, class View, int kCols>
+__global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowArgs args) {
+  using B = Body<T, kCols>;
+  using S = Stage<T>;
+  using Weights = TileSupply<T, View>;
+  constexpr int kStageX = S::kBodies * B::kBytes;
+  extern __shared__ uint4 lds[];
+  const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
+  const int threads = static_cast<int>(blockDim.x), waves = threads / kWaveSize;
+  const int steps = args.cols / (16 * T::kGroups);
+  const int stages = (steps + S::kSteps - 1) / S::kSteps;
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+
+  // LDS: what supplies the waves, their scales, their sums; tables, sums of earlier phases, x.
+  auto* rest = reinterpret_cast<uint8_t*>(lds);
+  Weights supply(rest, wave);
+  rest += waves * Weights::bytes_per_wave();
+  auto* const scales = reinterpret_cast<UnitScale<T>*>(lds_address(rest + wave * kScaleBytes<T>));
+  rest += waves * kScaleBytes<T>;
+  auto* const shares = reinterpret_cast<float*>(rest);  // of wave w and tile t: [w + t]
+  rest += 4 * (waves + args.round_tiles) * kShareFloats<kCols>;
+  auto* const table_words = reinterpret_cast<uint32_t*>(rest);
+  rest += 4 * LdsTables<T>::kWords;
+  auto* const earlier = reinterpret_cast<float*>(rest);  // [tile][kCols][16]
+  if (args.phases > 1) rest += 4 * args.round_tiles * kCols * kTileRowsA;
+  uint8_t* const x = lds_address(rest);
+
+  // Neighbouring tiles go to different blocks.
+  const int block_tiles = (args.tiles - block + blocks - 1) / blocks;
+  const int passes = (block_tiles + args.round_tiles - 1) / args.round_tiles * args.phases;
+  const auto tile_of = [&](int pass, int tile) {
+    return (pass / args.phases * args.round_tiles + tile) * blocks + block;
+  };
+  const auto views_of = [&](int pass, int tile) {
+    return TileViews<View>{args.w, args.w_rows, args.row_bytes,
+                           tile_of(pass, tile) * args.tile_stride, args.tile_offset};
+  };
+  const auto pass_of = [&](int pass) {
+    return MultirowPass(args, stages, waves, block_tiles, pass);
+  };
+
+  MultirowPlace ahead{-1, 0, 0, 0};
+  int ahead_end = 0;  // of the stages of its tile
+  const auto aim = [&] { supply.aim(ahead.stage, lane, views_of(ahead.pass, ahead.tile)); };
+  const auto enter_next_pass = [&] {
+    while (ahead.left == 0 && ++ahead.pass < passes) {
+      const MultirowPass pass = pass_of(ahead.pass);
+      ahead = pass.start(ahead.pass, wave);
+      ahead_end = pass.end;
+    }
+    if (ahead.left > 0) aim();
+  };
+  const auto load = [&](int a) {
+    if (ahead.left == 0) return supply.skip();
+    supply.load(a, ahead.stage, steps, lane);
+    ++ahead.stage;
+    if (--ahead.left == 0) {
+      enter_next_pass();
+    } else if (ahead.stage == ahead_end) {
+      ++ahead.tile;
+      ahead.stage = pass_of(ahead.pass).begin;
+      aim();
+    }
+  };
+  // Before the kernel that rounds x could start, no other was left that writes weights.
+  enter_next_pass();
+#pragma unroll 1
+  for (int a = 0; a < Weights::kStages; ++a) load(a);
+  LdsTables<T>::fill(table_words);
+  const LdsTables<T> tables(table_words);
+  follow_previous();
+
+  int a = 0;
+#pragma unroll 1
+  for (int p = 0; p < passes; ++p) {
+    const MultirowPass pass = pass_of(p);
+    if (p == 0 || args.phases > 1) {
+      copy_x(args.x + static_cast<int64_t>(pass.begin) * kStageX, x,
+             (pass.end - pass.begin) * kStageX);
+    }
+    __syncthreads();
+    MultirowPlace at = pass.start(p, wave);
+#pragma unroll 1
+    while (at.left > 0) {
+      TileSums<T, kCols> sums{};
+      const TileViews<View> views = views_of(p, at.tile);
+      const int end = smaller(pass.end, at.stage + at.left);
+      at.left -= end - at.stage;
+#pragma unroll 1
+      for (int stage = at.stage; stage < end; ++stage) {
+        supply.wait();
+        const auto opened = supply.open(a, stage, steps, lane, views);
+        // What waited in registers is there now; from LDS it is read below.
+        if constexpr (!kCopiesAhead) load(a);
+        const int first_step = kCopiesAhead ? 0 : stage * S::kSteps % kSteps<T>;
+        work_out_scales<T>(opened, stage, first_step, steps, tables, scales);
+        wave_barrier();
+        const uint8_t* const stage_x = x + (stage - pass.begin) * kStageX;
+        for_each_group<S::kBodies>([&](auto body) {
+          TakenSteps<T> raw;
+          opened.template take<body>(raw);
+          sums.template add_body<body>(raw, first_step, stage_x + body * B::kBytes, scales, lane,
+                                       tables);
+        });
+        if constexpr (kCopiesAhead) {
+          load(a);
+          a = a + 1 == Weights::kStages ? 0 : a + 1;
+        } else {
+          wave_barrier();
+        }
+      }
+      sums.store(shares + (wave + at.tile) * kShareFloats<kCols>, lane);
+      ++at.tile;
+      at.stage = pass.begin;
+    }
+    __syncthreads();
+
+    const int tile_stages = pass.end - pass.begin;
+    const bool first = p % args.phases == 0, last = p % args.phases == args.phases - 1;
+    // Sum over the waves that had something of the tile, and of earlier phases.
+    const auto complete = [&](int tile, int m, int n) {
+      const int from = tile * tile_stages / pass.wave_stages;
+      const int to = ((tile + 1) * tile_stages - 1) / pass.wave_stages;
+      const float* share = shares + (from + tile) * kShareFloats<kCols> + m * kShareRows + n;
+      float sum = 0.0f;
+      for (int w = from; w <= to; ++w, share += kShareFloats<kCols>) sum += *share;
+      if (args.phases == 1) return sum;
+      float& before = earlier[(tile * kCols + m) * kTileRowsA + n];
+      if (!first) sum += before;
+      if (!last) before = sum;
+      return sum;
+    };
+    const auto with_bias = [&](float sum, int row) {
+      return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
+    };
+    const int rows = args.gated ? 8 : kTileRowsA, count = pass.tiles * kCols * rows;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
+      const int row = tile_of(p, tile) * args.tile_stride + n;
+      float sum = complete(tile, m, n);
+      const float other = args.gated ? complete(tile, m, n + 8) : 0.0f;
+      if (!last || m >= args.x_rows || row >= args.out_cols) continue;
+      sum = with_bias(sum, row);
+      if (args.gated) {
+        sum = activate(args.act, sum) * with_bias(other, row + args.tile_offset);
+      }
+      store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
+    }
+    // A wave can still be at these sums when others copy x of the next pass, which they have left.
+  }
+}
+
+// How a product is divided; the same for both layouts, so that they give the same bits.
+struct MultirowPlan {
+  int threads, blocks, lds;
+  int rounds, round_tiles, phases, phase_stages;
+};
+
+template <class T, int kCols>
+MultirowPlan multirow_plan(int cols, int tiles) {
+  constexpr int kFile = TileSupply<T, FileView<T>>::bytes_per_wave();
+  constexpr int kPacked = TileSupply<T, PackedView<T>>::bytes_per_wave();
+  constexpr int kWaveBytes = (kFile > kPacked ? kFile : kPacked) + kScaleBytes<T>;
+  constexpr int kShareBytes = 4 * kShareFloats<kCols>, kTileBytes = 4 * kCols * kTileRowsA;
+  constexpr int kStageX = Stage<T>::kBodies * Body<T, kCols>::kBytes;
+  constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
+  constexpr int kMostTiles = kCopiesAhead ? 16 : 4;  // of a round; more cost LDS
+  const int lanes = device_wave_size(), units = device_compute_units();
+  const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
+  const int stages = (cols + kStageWidth - 1) / kStageWidth;
+  MultirowPlan plan{};
+  plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
+  // As many waves as leave x whole. Where that is less than half of them x comes by phases, few,
+  // since each costs time.
+  const auto bytes = [&](int threads) {
+    const int waves = threads / lanes;
+    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes;
+  };
+  const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
+  plan.threads = kMultirowThreads;
+  while (plan.threads > kMultirowThreads / 2 && stages_that_fit(bytes(plan.threads)) < stages) {
+    plan.threads -= kMultirowThreads / 4;
+  }
+  plan.phases = 1, plan.phase_stages = stages, plan.lds = bytes(plan.threads);
+  if (stages_that_fit(plan.lds) < stages) {
+    plan.lds += plan.round_tiles * kTileBytes;
+    const int most = stages_that_fit(plan.lds) > 0 ? stages_that_fit(plan.lds) : 1;
+    plan.phases = (stages + most - 1) / most;
+    plan.phase_stages = (stages + plan.phases - 1) / plan.phases;
+    plan.phases = (stages + plan.phase_stages - 1) / plan.phase_stages;
+    const int more = plan.threads + kMultirowThreads / 4, sums = plan.round_tiles * kTileBytes;
+    if (stages_that_fit(bytes(more) + sums) >= plan.phase_stages) {
+      plan.threads = more, plan.lds = bytes(more) + sums;
+    }
+  }
+  plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
+  const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
+  plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
+  const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
+  plan.rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
+  plan.round_tiles = (block_tiles + plan.rounds - 1) / plan.rounds;
+  return plan;
+}
+
+template <class T, class View, int kCols>
+void launch_multirow_view(const MultirowArgs& args, const MultirowPlan& plan, Stream stream) {
+  const auto kernel = multirow_kernel<T, View, kCols>;
+  allow_lds(kernel, plan.lds);
+  launch_early(kernel, dim3(static_cast<unsigned>(plan.blocks)),
+               dim3(static_cast<unsigned>(plan.threads)), plan.lds,
+               static_cast<gpuStream_t>(stream), args);
+}
+
+template <class T, int kCols>
+void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
+  const QuantMatrix& w = call.w;
+  const int rows = static_cast<int>(w.rows), cols = static_cast<int>(w.cols);
+  constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
+  const int width = (cols + kStageWidth - 1) / kStageWidth * kStageWidth;
+  auto* const bodies = static_cast<uint8_t*>(call.workspace);
+  launch_multirow_input(
+      MultirowInput<T, kCols>{call.dtype, call.x, static_cast<int>(call.rows), cols, bodies}, width,
+      call.stream);
+  MultirowArgs args{};
+  args.w = w.data, args.w_rows = rows, args.row_bytes = static_cast<int>(w.row_bytes);
+  args.cols = cols;
+  args.tile_stride = gated ? 8 : kTileRowsA, args.tile_offset = gated ? rows / 2 : 8;
+  args.out_cols = gated ? rows / 2 : rows;
+  args.tiles = (args.out_cols + args.tile_stride - 1) / args.tile_stride;
+  const MultirowPlan plan = multirow_plan<T, kCols>(cols, args.tiles);
+  args.rounds = plan.rounds, args.round_tiles = plan.round_tiles;
+  args.phases = plan.phases, args.phase_stages = plan.phase_stages;
+  args.x = bodies, args.x_rows = static_cast<int>(call.rows);
+  args.bias = call.bias, args.bias_dtype = call.bias_dtype, args.dtype = call.dtype;
+  args.gated = gated, args.act = act, args.out = call.out;
+  w.layout == 0 ? launch_multirow_view<T, FileView<T>, kCols>(args, plan, call.stream)
+                : launch_multirow_view<T, PackedView<T>, kCols>(args, plan, call.stream);
+}
+
+template <class Types>
+Status multirow_of(const MultirowCall& call, bool gated, Activation act) {
+  with_type_of(Types{}, call.w.qtype, [&](auto type) {
+    using T = decltype(type);
+    call.rows <= 8 ? launch_multirow<T, 8>(call, gated, act)
+                   : launch_multirow<T, 16>(call, gated, act);
+  });
+  return launch_status();
+}
+
+}  // namespace rocmforge::gpu

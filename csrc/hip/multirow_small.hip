@@ -1,0 +1,9 @@
+#include "hip/multirow_kernel.h"
+
+namespace rocmforge::gpu {
+
+Status multirow_small(const MultirowCall& call, bool gated, Activation act) {
+  return multirow_of<SmallQuants>(call, gated, act);
+}
+
+}  // namespace rocmforge::gpu

@@ -1,0 +1,150 @@
+// Activations rounded to 8 bits: kRoundedAtOnce neighbours of a row by a thread, whole waves of
+// which have to come along, neighbouring lanes with neighbouring columns.
+#pragma once
+
+#include "hip/convert.h"
+#include "hip/launch.h"
+#include "hip/quants/table.h"
+
+namespace rocmforge::gpu {
+
+constexpr int kRoundedAtOnce = 8;  // four threads share a scale
+
+// Two 16-bit values to a word.
+struct LoadedWords {
+  uint32_t words[kRoundedAtOnce];
+};
+
+// Values from element `at` of x on.
+__device__ __forceinline__ LoadedWords load_words_of(DType dtype, const void* x, int64_t at) {
+  LoadedWords loaded;
+  const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  if (dtype == DType::kFloat32) {
+    const auto* from = static_cast<const uint32_t*>(x) + at;
+    if (aligned) {
+      load_words<kRoundedAtOnce, 16>(reinterpret_cast<const uint8_t*>(from), loaded.words);
+    } else {
+      load_words<kRoundedAtOnce, 4>(reinterpret_cast<const uint8_t*>(from), loaded.words);
+    }
+    return loaded;
+  }
+  const auto* from = static_cast<const uint16_t*>(x) + at;
+  uint32_t pairs[kRoundedAtOnce / 2];
+  if (aligned) {
+    load_words<kRoundedAtOnce / 2, 16>(reinterpret_cast<const uint8_t*>(from), pairs);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kRoundedAtOnce / 2; ++i) {
+      pairs[i] = from[2 * i] | static_cast<uint32_t>(from[2 * i + 1]) << 16;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRoundedAtOnce / 2; ++i) loaded.words[i] = pairs[i];
+  return loaded;
+}
+
+__device__ __forceinline__ void values_of(DType dtype, const LoadedWords& loaded,
+                                          float (&values)[kRoundedAtOnce]) {
+#pragma unroll
+  for (int i = 0; i < kRoundedAtOnce; ++i) {
+    const uint32_t pair = loaded.words[i / 2];
+    if (dtype == DType::kFloat32) {
+      values[i] = __uint_as_float(loaded.words[i]);
+    } else if (dtype == DType::kFloat16) {
+      values[i] = i % 2 ? high_half(pair) : low_half(pair);
+    } else {
+      values[i] = __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
+    }
+  }
+}
+
+// What products with weights of type T need of x beside the codes, for every unit: kSpan groups of
+// 16 in a row of one scale (and minimum).
+template <class T>
+struct Rounding {
+  // The scale; with an offset, the sum of what the codes stand for times -kOffset; with minima, the
+  // sum of x itself.
+  using Factor = std::conditional_t<T::kOffset != 0 || T::kMins, float2, float>;
+
+  uint32_t codes[kRoundedAtOnce / 4];  // signed bytes
+  Factor factor;
+  // With minima: the sum of x less that of what the codes stand for, times kCentre. See add_step.
+  float residual;
+
+  // Whether a thread whose first column is `col` is the one to store the factor of its unit.
+  static __device__ __forceinline__ bool is_first(int col) { return col % (16 * T::kSpan) == 0; }
+
+  // scale = max |x| / 127, and code the integer nearest to x * (127 / max |x|): quotients in
+  // float32, the product not rounded before.
+  __device__ __forceinline__ explicit Rounding(const float (&values)[kRoundedAtOnce]) {
+    // As integers the magnitudes are ordered with NaN above infinity, so that neither is lost.
+    uint32_t largest = 0;
+#pragma unroll
+    for (const float value : values) {
+      const uint32_t magnitude = __float_as_uint(value) & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+#pragma unroll
+    for (int mask = 32 / kRoundedAtOnce / 2; mask > 0; mask /= 2) {
+      const uint32_t other = wave_shuffle_xor(largest, mask);
+      largest = other > largest ? other : largest;
+    }
+    const float most = __uint_as_float(largest), scale = most / 127.0f;
+    // Blocks so small that the quotient overflows are rounded to zeros.
+    const float inverse = most > 1e-36f ? 127.0f / most : 0.0f;
+    constexpr float kBias = 12582912.0f;  // 1.5 * 2^23 leaves the integer in the low bits
+    uint32_t bits[kRoundedAtOnce];
+#pragma unroll
+    for (int i = 0; i < kRoundedAtOnce; ++i) {
+      bits[i] = __float_as_uint(fmaf(values[i], inverse, kBias));
+    }
+#pragma unroll
+    for (int i = 0; i < kRoundedAtOnce / 4; ++i) {
+      codes[i] = pack_low_bytes(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]);
+    }
+    int sum = 0;                // of codes
+    float total = 0, less = 0;  // of x; of x less what the codes stand for
+    if constexpr (T::kOffset != 0) {
+#pragma unroll
+      for (const uint32_t word : codes) sum = dot4(static_cast<int>(word), 0x01010101, sum);
+    }
+    if constexpr (T::kMins) {
+#pragma unroll
+      for (int i = 0; i < kRoundedAtOnce; ++i) {
+        total += values[i];
+        less += fmaf(kBias - __uint_as_float(bits[i]), scale, values[i]);
+      }
+    }
+#pragma unroll
+    for (int mask = 16 * T::kSpan / kRoundedAtOnce / 2; mask > 0; mask /= 2) {
+      if constexpr (T::kOffset != 0) sum += wave_shuffle_xor(sum, mask);
+      if constexpr (T::kMins) {
+        total += wave_shuffle_xor(total, mask);
+        less += wave_shuffle_xor(less, mask);
+      }
+    }
+    if constexpr (T::kMins) {
+      factor = {scale, total};
+      residual = T::kCentre * less;
+    } else if constexpr (T::kOffset != 0) {
+      factor = {scale, -static_cast<float>(T::kOffset) * (scale * static_cast<float>(sum))};
+    } else {
+      factor = scale;
+    }
+  }
+};
+
+// The step of a row, and its group, to which a column belongs.
+template <class T>
+struct StepAndGroup {
+  int step, group;
+  __device__ __forceinline__ explicit StepAndGroup(int col) {
+    // Groups that are neighbours in a row of weights belong to kStride steps by turns.
+    constexpr int kStride = T::template first<1>(0) / 16;
+    const int n = col / 16;
+    step = n / (kStride * T::kGroups) * kStride + n % kStride;
+    group = n / kStride % T::kGroups;
+  }
+};
+
+}  // namespace rocmforge::gpu
