@@ -155,8 +155,10 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
     // An odd last row is computed twice rather than branched around.
     return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
   };
-  // LDS: what supplies the waves, tables, x, and what waves that share a pair tell each other.
-  auto* rest = reinterpret_cast<uint8_t*>(lds);
+  // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
+  // pair tell each other.
+  auto* const table_words = reinterpret_cast<uint32_t*>(lds);
+  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
   MatvecSupply<T, View> supply(rest, wave);
   rest += waves * MatvecSupply<T, View>::bytes_per_wave();
   const auto load = [&](int a) {
@@ -178,8 +180,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
 #pragma unroll
   for (int a = 1; a < kAhead; ++a) load(a);
 
-  auto* table_words = reinterpret_cast<uint32_t*>(rest);
-  rest = lds_address(rest + 4 * LdsTables<T>::kWords);
+  rest = lds_address(rest);
   const X x(rest, args.cols);
   x.fill(loaded, args.dtype, args.x, args.cols);
   LdsTables<T>::fill(table_words);

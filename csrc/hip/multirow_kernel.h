@@ -254,16 +254,16 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
   const int stages = (steps + S::kSteps - 1) / S::kSteps;
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
 
-  // LDS: what supplies the waves, their scales, their sums; tables, sums of earlier phases, x.
-  auto* rest = reinterpret_cast<uint8_t*>(lds);
+  // LDS: tables, which have to be first; what supplies the waves, their scales, their sums; sums of
+  // earlier phases, x.
+  auto* const table_words = reinterpret_cast<uint32_t*>(lds);
+  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
   Weights supply(rest, wave);
   rest += waves * Weights::bytes_per_wave();
   auto* const scales = reinterpret_cast<UnitScale<T>*>(lds_address(rest + wave * kScaleBytes<T>));
   rest += waves * kScaleBytes<T>;
   auto* const shares = reinterpret_cast<float*>(rest);  // of wave w and tile t: [w + t]
   rest += 4 * (waves + args.round_tiles) * kShareFloats<kCols>;
-  auto* const table_words = reinterpret_cast<uint32_t*>(rest);
-  rest += 4 * LdsTables<T>::kWords;
   auto* const earlier = reinterpret_cast<float*>(rest);  // [tile][kCols][16]
   if (args.phases > 1) rest += 4 * args.round_tiles * kCols * kTileRowsA;
   uint8_t* const x = lds_address(rest);
