@@ -94,8 +94,8 @@ __device__ __forceinline__ int wave_uniform(int value) {
   return __builtin_amdgcn_readfirstlane(value);
 }
 
-// Four bytes of the eight of low and high. A selector says which: made by byte_selector, for those
-// from `first` on, or bit by bit, the selector of byte i at selector_shift(i).
+// Four bytes of the eight of low and high. A selector, below 8, says which: made by byte_selector,
+// for those from `first` on, or bit by bit, the selector of byte i at selector_shift(i).
 constexpr uint32_t byte_selector(int first) { return 0x03020100u + 0x01010101u * first; }
 constexpr uint32_t byte_selector(int a, int b, int c, int d) {
   return static_cast<uint32_t>(a | b << 8 | c << 16 | d << 24);
@@ -117,9 +117,79 @@ __device__ __forceinline__ void select_8_bytes(uint32_t low, uint32_t high, uint
   bytes[1] = __builtin_amdgcn_perm(high, low, selectors >> 4 & 0x0f0f0f0f);
 }
 
-// LDS that a table for random look-ups should fill with copies of itself: none here, since LDS is
-// scarce, and fast for what memory gives.
-constexpr int kTableCopiesBytes = 0;
+// Four bytes of the eight of low and high, from one of the first four on.
+__device__ __forceinline__ uint32_t bytes_from(uint32_t low, uint32_t high, uint32_t first) {
+  return __builtin_amdgcn_alignbyte(high, low, first);
+}
+
+// What stands `offset` bytes behind the start of a kernel's LDS, to which `start` points. That is
+// address 0, since all of it is dynamic; the compiler would add it at every look-up.
+template <class Entry>
+__device__ __forceinline__ Entry read_lds(const uint8_t*, uint32_t offset) {
+  if constexpr (sizeof(Entry) == 4) {
+    return *(const __attribute__((address_space(3))) uint32_t*)offset;
+  } else {
+    using Pair = uint32_t __attribute__((ext_vector_type(2)));
+    const Pair pair = *(const __attribute__((address_space(3))) Pair*)offset;
+    return {pair.x, pair.y};
+  }
+}
+
+// factor * (bits & mask) + plus, where nothing is rounded: for an integer below 2^23, of which
+// `mask` cuts the bits.
+__device__ __forceinline__ float linear_field(uint32_t bits, uint32_t mask, float factor,
+                                              float plus) {
+  return fmaf(static_cast<float>(bits & mask), factor, plus);
+}
+
+// The same for byte kByte of a word.
+template <int kByte>
+__device__ __forceinline__ float byte_value(uint32_t word, float factor, float plus) {
+  return linear_field(word >> (8 * kByte), 255, factor, plus);
+}
+
+// Four bits of a word from bit kFrom on, a multiple of 4, as bytes of 0 and kSpreadBit.
+constexpr int kSpreadBit = 2;
+template <int kFrom>
+__device__ __forceinline__ uint32_t spread_bits(uint32_t word) {
+  return (word >> kFrom & 15) * (0x00204081 * kSpreadBit) & (0x01010101 * kSpreadBit);
+}
+
+// 16 bytes to look up.
+struct ByteTable16 {
+  uint32_t words[4];
+};
+
+// table[n] of the low (0) or high (1) halves n of four bytes.
+template <int Half>
+__device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_t bytes) {
+  const uint32_t index = bytes >> (4 * Half);
+  const uint32_t at = index & 0x07070707;
+  const uint32_t low = __builtin_amdgcn_perm(table.words[1], table.words[0], at);
+  const uint32_t high = __builtin_amdgcn_perm(table.words[3], table.words[2], at);
+  const uint32_t choice = 0x03020100 | (index & 0x08080808) >> 1;
+  return static_cast<int>(__builtin_amdgcn_perm(high, low, choice));
+}
+
+// The values of the low and of the high halves of four bytes, among the 16 bytes of tables.level(i)
+// for i = 0 to 3.
+template <class Tables>
+__device__ __forceinline__ void look_up_halves(const Tables& tables, uint32_t bytes, int& low,
+                                               int& high) {
+  const ByteTable16 table = {{tables.level(0), tables.level(1), tables.level(2), tables.level(3)}};
+  low = look_up_nibbles<0>(table, bytes), high = look_up_nibbles<1>(table, bytes);
+}
+
+// The same of values below 128.
+template <class Tables>
+__device__ __forceinline__ void look_up_small_halves(const Tables& tables, uint32_t bytes, int& low,
+                                                     int& high) {
+  look_up_halves(tables, bytes, low, high);
+}
+
+// Whether tables for random look-ups should be there in copies: not here, since LDS is scarce, and
+// fast for what memory gives.
+constexpr bool kCopiesTables = false;
 
 // Products and sums that are rounded on their own, never fused into one operation.
 __device__ __forceinline__ float mul_rn(float a, float b) {
@@ -161,22 +231,6 @@ struct EvenWords {
 // Whether e4m3_halves is there: two OCP e4m3 numbers as float16, in one instruction.
 constexpr bool kConvertsE4M3 = false;
 __device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
-
-// 16 bytes to look up.
-struct ByteTable16 {
-  uint32_t words[4];
-};
-
-// table[n] of the low (0) or high (1) halves n of four bytes.
-template <int Half>
-__device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_t bytes) {
-  const uint32_t index = bytes >> (4 * Half);
-  const uint32_t at = index & 0x07070707;
-  const uint32_t low = __builtin_amdgcn_perm(table.words[1], table.words[0], at);
-  const uint32_t high = __builtin_amdgcn_perm(table.words[3], table.words[2], at);
-  const uint32_t choice = 0x03020100 | (index & 0x08080808) >> 1;
-  return static_cast<int>(__builtin_amdgcn_perm(high, low, choice));
-}
 
 // 16 bytes on their way from global memory to LDS: fetch() starts, land() ends it; then a barrier.
 // Both addresses are 16-byte aligned and the same in both.
@@ -302,8 +356,11 @@ constexpr uint32_t byte_selector(int first) { return 0x3210u + 0x1111u * first; 
 constexpr uint32_t byte_selector(int a, int b, int c, int d) {
   return static_cast<uint32_t>(a | b << 4 | c << 8 | d << 12);
 }
+// Bit 3 of a selector would ask for the sign of its byte; __byte_perm clears it.
 __device__ __forceinline__ uint32_t select_bytes(uint32_t low, uint32_t high, uint32_t selector) {
-  return __byte_perm(low, high, selector);
+  uint32_t bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(low), "r"(high), "r"(selector));
+  return bytes;
 }
 
 __device__ __forceinline__ uint32_t pack_low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
@@ -313,13 +370,80 @@ __device__ __forceinline__ uint32_t pack_low_bytes(uint32_t a, uint32_t b, uint3
 constexpr int selector_shift(int i) { return 4 * i; }
 __device__ __forceinline__ void select_8_bytes(uint32_t low, uint32_t high, uint32_t selectors,
                                                uint32_t (&bytes)[2]) {
-  bytes[0] = __byte_perm(low, high, selectors);
-  bytes[1] = __byte_perm(low, high, selectors >> 16);
+  bytes[0] = select_bytes(low, high, selectors);
+  bytes[1] = select_bytes(low, high, selectors >> 16);
+}
+
+template <class Entry>
+__device__ __forceinline__ Entry read_lds(const uint8_t* start, uint32_t offset) {
+  return *reinterpret_cast<const Entry*>(start + offset);
+}
+
+__device__ __forceinline__ uint32_t bytes_from(uint32_t low, uint32_t high, uint32_t first) {
+  return select_bytes(low, high, byte_selector(0) + first * (byte_selector(1) - byte_selector(0)));
+}
+
+// The bits become those of 2^23 plus the integer: a multiplication instead of a slow conversion.
+__device__ __forceinline__ float linear_field(uint32_t bits, uint32_t mask, float factor,
+                                              float plus) {
+  return fmaf(__uint_as_float((bits & mask) | 0x4b000000), factor, plus - 8388608.0f * factor);
+}
+template <int kByte>
+__device__ __forceinline__ float byte_value(uint32_t word, float factor, float plus) {
+  const uint32_t bits = select_bytes(word, 0x4b000000, 0x7650 + kByte);
+  return fmaf(__uint_as_float(bits), factor, plus - 8388608.0f * factor);
+}
+
+// Both halves of a byte are spread from where they are, so that bytes alone are shifted.
+constexpr int kSpreadBit = 16;
+template <int kFrom>
+__device__ __forceinline__ uint32_t spread_bits(uint32_t word) {
+  constexpr int kHalf = kFrom % 8;
+  constexpr uint32_t ways = 0x00204081 << (4 - kHalf);
+  return (word >> (kFrom - kHalf) & 15 << kHalf) * ways & 0x10101010;
+}
+
+struct ByteTable16 {
+  uint32_t words[4];
+};
+
+// A selector takes four neighbouring halves: both of two bytes.
+__device__ __forceinline__ void part_halves(const uint32_t (&found)[2], int& low, int& high) {
+  low = static_cast<int>(select_bytes(found[0], found[1], 0x6420));
+  high = static_cast<int>(select_bytes(found[0], found[1], 0x7531));
+}
+
+template <class Tables>
+__device__ __forceinline__ void look_up_halves(const Tables& tables, uint32_t bytes, int& low,
+                                               int& high) {
+  const uint32_t at = bytes & 0x77777777, choice = 0x32103210 | (bytes & 0x88888888) >> 1;
+  uint32_t found[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t first = select_bytes(tables.level(0), tables.level(1), at >> (16 * i));
+    const uint32_t second = select_bytes(tables.level(2), tables.level(3), at >> (16 * i));
+    found[i] = select_bytes(first, second, choice >> (16 * i));
+  }
+  part_halves(found, low, high);
+}
+
+// Of a selector above 7 comes the sign of a byte, which is zero here.
+template <class Tables>
+__device__ __forceinline__ void look_up_small_halves(const Tables& tables, uint32_t bytes, int& low,
+                                                     int& high) {
+  const uint32_t others = bytes ^ 0x88888888;
+  uint32_t found[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    found[i] = select_bytes(tables.level(0), tables.level(1), bytes >> (16 * i)) |
+               select_bytes(tables.level(2), tables.level(3), others >> (16 * i));
+  }
+  part_halves(found, low, high);
 }
 
 // Lanes that look up different rows of a table wait for each other where they meet in a bank of
 // shared memory; with a copy per bank they never do.
-constexpr int kTableCopiesBytes = 32 << 10;
+constexpr bool kCopiesTables = true;
 
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
@@ -359,24 +483,6 @@ __device__ __forceinline__ uint32_t e4m3_halves(uint32_t bytes) {
 constexpr bool kConvertsE4M3 = false;
 __device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
 #endif
-
-struct ByteTable16 {
-  uint32_t words[4];
-};
-
-template <int Half>
-__device__ __forceinline__ int look_up_nibbles(const ByteTable16& table, uint32_t bytes) {
-  // A selector takes four neighbouring nibbles: both halves of two bytes.
-  const uint32_t at = bytes & 0x77777777, choice = 0x32103210 | (bytes & 0x88888888) >> 1;
-  uint32_t found[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t low = __byte_perm(table.words[0], table.words[1], at >> (16 * i));
-    const uint32_t high = __byte_perm(table.words[2], table.words[3], at >> (16 * i));
-    found[i] = __byte_perm(low, high, choice >> (16 * i));
-  }
-  return static_cast<int>(__byte_perm(found[0], found[1], Half ? 0x7531 : 0x6420));
-}
 
 // A wave waits for registers by six counters that all its loads share, so that it cannot hold loads
 // of different age under way; copies to LDS it can.

@@ -16,9 +16,10 @@
 // Where kLoadsTransposed says so, load_transposed reads spans of B's rows from LDS that holds the
 // columns of B one after the other.
 //
-// Beside compat.h this is the only file that asks for the architecture. AMD's layouts are those of
-// its matrix instruction calculator, NVIDIA's those of PTX ISA, "Matrix fragments for
-// mma.m16n8k16". Device code only: the constants differ between the architectures of one binary.
+// Beside compat.h this and mma_int8.h are the only files that ask for the architecture. AMD's
+// layouts are those of its matrix instruction calculator, NVIDIA's those of PTX ISA, "Matrix
+// fragments for mma.m16n8k16". Device code only: the constants differ between the architectures of
+// one binary.
 #pragma once
 
 #include <type_traits>

@@ -21,7 +21,7 @@ struct MultirowArgs {
   const uint8_t* w;
   int w_rows, row_bytes, cols;
   int tiles, tile_stride, tile_offset;  // row i of tile t is t * stride + i % 8 + i / 8 * offset
-  int rounds, round_tiles;              // of a block over its tiles, and the tiles of a round
+  int round_tiles;                      // of a block, whose tiles take rounds
   int phases, phase_stages;             // of x; in each round
   const uint8_t* x;                     // bodies
   int x_rows, out_cols;
@@ -396,7 +396,7 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
 // How a product is divided; the same for both layouts, so that they give the same bits.
 struct MultirowPlan {
   int threads, blocks, lds;
-  int rounds, round_tiles, phases, phase_stages;
+  int round_tiles, phases, phase_stages;
 };
 
 template <class T, int kCols>
@@ -440,8 +440,8 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
   plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
   const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
-  plan.rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
-  plan.round_tiles = (block_tiles + plan.rounds - 1) / plan.rounds;
+  const int rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
+  plan.round_tiles = (block_tiles + rounds - 1) / rounds;
   return plan;
 }
 
@@ -471,7 +471,7 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
   args.out_cols = gated ? rows / 2 : rows;
   args.tiles = (args.out_cols + args.tile_stride - 1) / args.tile_stride;
   const MultirowPlan plan = multirow_plan<T, kCols>(cols, args.tiles);
-  args.rounds = plan.rounds, args.round_tiles = plan.round_tiles;
+  args.round_tiles = plan.round_tiles;
   args.phases = plan.phases, args.phase_stages = plan.phase_stages;
   args.x = bodies, args.x_rows = static_cast<int>(call.rows);
   args.bias = call.bias, args.bias_dtype = call.bias_dtype, args.dtype = call.dtype;

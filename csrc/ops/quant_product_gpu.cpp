@@ -1,8 +1,8 @@
 // Registers quant_matmul and quant_matmul_transposed for the GPU.
 //
-// A product of one or two rows is a matvec with integer dot products, one of up to 16 runs on
-// integer matrix units, one of some more on those of float16 with weights decoded in registers.
-// Others expand the weight, part by part, into a bounded scratch tensor for the vendor's GEMM.
+// A product of one or two rows is a matvec with integer dot products, one of some more runs on
+// matrix units with weights decoded in registers. Others expand the weight, part by part, into a
+// bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
 #include <algorithm>

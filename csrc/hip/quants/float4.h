@@ -1,7 +1,6 @@
 // MXFP4 and NVFP4: e2m1 values, kept doubled so that they are integers, under a halved scale.
 #pragma once
 
-#include "hip/quants/bytes.h"
 #include "hip/quants/codebooks.h"
 #include "hip/quants/tables.h"
 #include "hip/quants/traits.h"

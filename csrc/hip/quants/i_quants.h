@@ -17,13 +17,13 @@ static __device__ constexpr auto kIq2SGrid = level_selectors(iq2s_grid, kIq2Leve
 __device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint32_t selectors,
                                              int* codes) {
   uint32_t bytes[2];
-  pick_8_bytes(low, high, selectors, bytes);
+  select_8_bytes(low, high, selectors, bytes);
   codes[0] = static_cast<int>(bytes[0]), codes[1] = static_cast<int>(bytes[1]);
 }
 __device__ __forceinline__ void pick_8_codes(uint32_t low, uint32_t high, uint2 selectors,
                                              int* codes) {
-  codes[0] = static_cast<int>(pick_bytes(low, high, selectors.x));
-  codes[1] = static_cast<int>(pick_bytes(low, high, selectors.y));
+  codes[0] = static_cast<int>(select_bytes(low, high, selectors.x));
+  codes[1] = static_cast<int>(select_bytes(low, high, selectors.y));
 }
 
 // Sign selectors of eight values from the low eight bits.

@@ -1,14 +1,14 @@
 // Q2_K to Q6_K: 256 weights in sub-blocks of 16 or 32, whose scales are integers times one float.
 #pragma once
 
-#include "hip/quants/bytes.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {
 
 // Bytes 0 and 2 of two words, or 1 and 3.
 __device__ __forceinline__ uint32_t every_second_byte(uint32_t low, uint32_t high, int first) {
-  return pick_bytes(low, high, first == 0 ? byte_selector(0, 2, 4, 6) : byte_selector(1, 3, 5, 7));
+  return select_bytes(low, high,
+                      first == 0 ? byte_selector(0, 2, 4, 6) : byte_selector(1, 3, 5, 7));
 }
 
 // A step is 16 bytes of 2-bit codes: four groups, 32 weights apart.

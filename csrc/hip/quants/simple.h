@@ -1,7 +1,6 @@
 // Q4_0 to Q8_1, Q8_K and Q1_0: one scale (and one minimum) per block.
 #pragma once
 
-#include "hip/quants/bytes.h"
 #include "hip/quants/traits.h"
 
 namespace rocmforge::gpu {

@@ -126,7 +126,7 @@ class Ring {
   static __device__ __forceinline__ void copy(const uint8_t* from, int before, int blocks,
                                               int first, uint8_t* to) {
     constexpr int size = View::template plane_size<P>();
-    const int bytes = before + (kWhole ? kBlocks : blocks) * size;
+    const int bytes = before + (kWhole ? kBlocks : smaller(blocks, kBlocks)) * size;
     from += 16 * first;
     to += plane_offset<P>() + 16 * first;
     for_each_group<(pieces<P>() + kStep - 1) / kStep>([&](auto i) {
@@ -146,27 +146,6 @@ class Ring {
   // `lds`: bytes_per_wave() for every wave of the block.
   __device__ __forceinline__ Ring(uint8_t* lds, int wave)
       : stages_(lds_address(lds + wave * bytes_per_wave())) {}
-
-  // Of rows view_of(0) to view_of(kRows - 1), which have so many blocks.
-  template <typename ViewOf>
-  __device__ __forceinline__ void load(int a, int stage, int row_blocks, int lane, ViewOf view_of) {
-    const int left = row_blocks - stage * kBlocks;
-    const int blocks = left < kBlocks ? left : kBlocks;
-    uint8_t* to = stages_ + a * kStageBytes;
-    wave_barrier();  // nobody reads what was there
-    for_each_group<kPlanes>([&](auto p) {
-      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
-#pragma unroll
-      for (int i = 0; i < kRows / rows; ++i) {
-        const int r = rows * i + lane / lanes;
-        const View view = view_of(r);
-        const int before = misplaced<p>(view, stage);
-        copy<p, lanes, false>(view.template plane<p>(stage * kBlocks) - before, before, blocks,
-                              lane % lanes, to + r * kRowBytes);
-      }
-    });
-    close_copies();
-  }
 
   // What a lane copies of a stage, for stages of the same rows one after the other: aim() says
   // which is the first, load_next() loads it and goes on.
@@ -192,7 +171,7 @@ class Ring {
       }
     });
   }
-  // kWhole: the stage has not fewer than kBlocks blocks.
+  // kWhole: the stage has kBlocks blocks; else `blocks`, of which more than kBlocks are too many.
   template <bool kWhole>
   __device__ __forceinline__ void load_next(int a, Source& source, int blocks, int lane) {
     uint8_t* to = stages_ + a * kStageBytes;
@@ -244,8 +223,10 @@ class RingSupply {
   template <typename ViewOf>
   __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
                                        ViewOf view_of) {
-    ring_.load(a, place.stage, steps / kSteps<T>, lane,
-               [&](int r) { return view_of(place.pair, r); });
+    typename Stages::Source source;
+    Stages::aim(source, place.stage, lane, [&](int r) { return view_of(place.pair, r); });
+    const int left = steps / kSteps<T> - place.stage * (kChunks * kChunkBlocks);
+    ring_.template load_next<false>(a, source, left, lane);
   }
   __device__ __forceinline__ void skip(int) { ring_.skip(); }
   __device__ __forceinline__ void wait(int) const { ring_.wait(); }

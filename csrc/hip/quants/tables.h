@@ -10,7 +10,6 @@
 //   kSignWords, sign_row(byte)    the words, none to two, that a byte of signs stands for
 #pragma once
 
-#include "hip/quants/bytes.h"
 #include "hip/quants/codebooks.h"
 #include "hip/quants/traits.h"
 
@@ -67,7 +66,7 @@ constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
 
 // Words of a type that the compiler would make anew for every use if it knew that they are
 // constants: a kernel reads them from LDS.
-constexpr bool kKeepsLevels = kTableCopiesBytes > 0;
+constexpr bool kKeepsLevels = kCopiesTables;
 
 template <class T>
 struct KnownLevels {
@@ -218,12 +217,12 @@ struct StripedTables : SharedLevels<T> {
   }
   template <int kByte>
   __device__ __forceinline__ uint32_t grid(uint32_t word) const {
-    return entry(pick_bytes(word, grid_lane, kRowSelectors | kByte << 4));
+    return entry(select_bytes(word, grid_lane, kRowSelectors | kByte << 4));
   }
   template <int kByte, int kHigh>
   __device__ __forceinline__ uint32_t grid(uint32_t word, uint32_t high) const {
     constexpr int kTo = log2_of(4 * kGridCopies);
-    const uint32_t row = pick_bytes(word, grid_lane, kRowSelectors | kByte << 4);
+    const uint32_t row = select_bytes(word, grid_lane, kRowSelectors | kByte << 4);
     return entry(row | (moved<kHigh, kTo>(high) & ((kHighs - 1) << kTo)));
   }
   template <int kFrom>
@@ -232,7 +231,7 @@ struct StripedTables : SharedLevels<T> {
   }
   template <int kByte>
   __device__ __forceinline__ uint2 signs(uint32_t word) const {
-    const uint32_t at = pick_bytes(word, sign_lane, kRowSelectors | kByte << 4);
+    const uint32_t at = select_bytes(word, sign_lane, kRowSelectors | kByte << 4);
     if constexpr (T::kSignWords == 1) {
       return {*reinterpret_cast<const uint32_t*>(bytes + at + kSignAt), 0};
     } else {
@@ -264,8 +263,7 @@ struct StripedTables : SharedLevels<T> {
 };
 
 template <class T>
-using SharedTables =
-    std::conditional_t<(kTableCopiesBytes > 0), StripedTables<T>, CompactTables<T>>;
+using SharedTables = std::conditional_t<kCopiesTables, StripedTables<T>, CompactTables<T>>;
 
 template <class T, typename = void>
 constexpr bool kHasGrid = false;

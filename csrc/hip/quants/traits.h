@@ -26,7 +26,6 @@
 #include <type_traits>
 
 #include "hip/compat.h"
-#include "hip/quants/bytes.h"
 
 namespace rocmforge::gpu {
 
