@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import copies, products, views  # noqa: F401  (register what a GGUFTensor can do)
+from . import copies, distributed, products, views  # noqa: F401  (register what a GGUFTensor can do)
 from .gguf_tensor import GGUFTensor
 
 __all__ = ["GGUFTensor"]

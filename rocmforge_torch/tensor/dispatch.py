@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}  # torch function -> handler(func, *args, **kwargs)
-OPS: dict[Any, Callable[..., Any]] = {}  # ATen overload -> handler(func, *args, **kwargs)
+OPS: dict[Any, Callable[..., Any]] = {}  # op overload, or its name -> likewise
 
 
 class NoQuantizedForm(Exception):

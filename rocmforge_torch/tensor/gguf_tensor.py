@@ -92,8 +92,15 @@ class GGUFTensor(Tensor):
         cls, qweight: Tensor, context: Context, size: Sequence[int], stride: Sequence[int]
     ) -> GGUFTensor:
         qtype, dtype, layout, transposed = context
+        row = quant_type(qtype)
         self: GGUFTensor = torch.Tensor._make_wrapper_subclass(
-            cls, size, strides=stride, dtype=dtype, device=qweight.device, requires_grad=False
+            cls,
+            size,
+            strides=stride,
+            storage_offset=qweight.storage_offset() // row.block_bytes * row.block_size,
+            dtype=dtype,
+            device=qweight.device,
+            requires_grad=False,
         )
         self.qweight = qweight
         self.qtype = qtype
@@ -162,6 +169,35 @@ class GGUFTensor(Tensor):
             f"{''.join(trait for trait, holds in traits.items() if holds)})"
         )
 
+    def fsdp_pre_all_gather(
+        self, mesh: Any, outer_size: torch.Size, outer_stride: Any, module: Any, mp_policy: Any
+    ) -> tuple[tuple[Tensor, ...], None]:
+        """What `fully_shard` gathers: the blocks of this rank's rows.
+
+        Raises:
+            ValueError: the rows do not divide evenly among the ranks. (PyTorch takes padded
+                shards only in the shape of the tensor outside.)
+        """
+        if outer_size[0] % mesh.size():
+            raise ValueError(
+                f"fully_shard needs the rows of a GGUFTensor, {outer_size[0]}, to divide evenly "
+                f"among {mesh.size()} ranks; name the parameter in ignored_params"
+            )
+        return (self.qweight,), None
+
+    def fsdp_post_all_gather(
+        self,
+        all_gather_outputs: tuple[Tensor, ...],
+        metadata: None,
+        param_dtype: torch.dtype,
+        *,
+        out: Tensor | None = None,
+    ) -> tuple[GGUFTensor, tuple[Tensor, ...]] | None:
+        """The whole weight, to compute in `param_dtype`; `out` already holds the same memory."""
+        if out is not None:
+            return None
+        return self.with_blocks(all_gather_outputs[0], param_dtype), all_gather_outputs
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = FUNCTIONS.get(func)
@@ -174,7 +210,7 @@ class GGUFTensor(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        handler = OPS.get(func)
+        handler = OPS.get(func) or OPS.get(func.name())
         reason = ""
         if handler is not None:
             try:

@@ -209,14 +209,31 @@ def _as_strided(
     stride: Sequence[int],
     storage_offset: int | None = None,
 ) -> GGUFTensor:
-    """A contiguous tensor in another shape, from its first element on."""
-    contiguous = torch._prims_common.make_contiguous_strides_for(tuple(size))
-    if tensor.transposed or storage_offset or tuple(stride) != tuple(contiguous):
-        raise NoQuantizedForm("strides other than a contiguous tensor's")
-    flat = _unpacked(tensor).qweight.view(-1)
-    sizes = sizes_of_blocks(tensor, size)
-    count = reduce(lambda a, b: a * b, sizes, 1)
-    return tensor.with_blocks(flat[:count].view(sizes))
+    """Whatever views of rows, transposed or not, have for strides (compiled graphs ask for it)."""
+    transposed = stride[-1] != 1 and stride[-2:-1] == [1]
+    if tensor.transposed or not (transposed or stride[-1] == 1):
+        raise NoQuantizedForm("no dimension runs along the rows of blocks")
+    sizes, strides = list(size), list(stride)
+    if transposed:
+        sizes[-2:], strides[-2:] = sizes[:-3:-1], strides[:-3:-1]
+    # Offsets of files are no multiples of blocks, but their differences within a tensor are.
+    start: Any = tensor.storage_offset()
+    skipped = (start if storage_offset is None else storage_offset) - start
+    blocks = func(
+        _unpacked(tensor).qweight,
+        sizes_of_blocks(tensor, sizes),
+        [*(_bytes(tensor, n) for n in strides[:-1]), 1],
+        tensor.qweight.storage_offset() + _bytes(tensor, skipped),
+    )
+    return _remade(tensor, blocks, transposed)
+
+
+@handles(OPS, aten.constant_pad_nd.default)
+def _pad(func: Any, tensor: GGUFTensor, pad: Sequence[int], value: float = 0) -> GGUFTensor:
+    """More rows of zeros (shards of uneven size); `pad` counts from the last dimension."""
+    if tensor.transposed or value or any(pad[:2]):
+        raise NoQuantizedForm("anything but rows of zeros is added")
+    return tensor.with_blocks(func(_unpacked(tensor).qweight, pad, 0))
 
 
 def _alike(tensors: Sequence[Tensor]) -> tuple[GGUFTensor, torch.dtype]:
