@@ -151,6 +151,10 @@ class GGUFTensor(Tensor):
     ) -> GGUFTensor:
         return GGUFTensor._wrap(inner["qweight"], context, outer_size, outer_stride)
 
+    def _stable_hash_for_caching(self) -> str:
+        """What compiled code depends on, for PyTorch's caches of it."""
+        return repr((*self._context, tuple(self.shape), self.stride(), self.device))
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         parts = (self.qweight, *self._context)
         if isinstance(self, torch.nn.Parameter):

@@ -8,35 +8,15 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gguf import GGMLQuantizationType, quants
 from torch import Tensor, nn
 
 from rocmforge_torch import GGUFTensor
-from rocmforge_torch.quant_types import quant_type
+from tests.tensor.quantized import COLS, ROWS, numbers, quantized
 
-ROWS, COLS = 6, 512
 TYPES = ["Q4_0", "Q8_0", "Q5_1", "IQ4_NL"]
-
-
-def quantized(name: str = "Q8_0", *shape: int, dtype: torch.dtype = torch.float32) -> GGUFTensor:
-    values = np.random.default_rng(7).standard_normal(shape or (ROWS, COLS), np.float32)
-    if name == "IQ4_NL":  # gguf-py has no quantizer for it; any codes with a sane scale do
-        blocks = np.random.default_rng(8).integers(0, 256, (ROWS, COLS // 32 * 18), np.uint8)
-        blocks.reshape(-1, 18)[:, :2] = np.array([0.01], np.float16).view(np.uint8)
-    else:
-        blocks = quants.quantize(values, GGMLQuantizationType[name])
-    return GGUFTensor(torch.from_numpy(blocks), quant_type(name).id, dtype)
-
-
-def numbers(weight: GGUFTensor) -> Tensor:
-    """The matrix by gguf-py."""
-    return torch.from_numpy(
-        quants.dequantize(weight.qweight.numpy(), GGMLQuantizationType(weight.qtype))
-    )
 
 
 @pytest.fixture
@@ -205,39 +185,6 @@ def test_compiled_without_a_graph_break(x: Tensor) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     expected = model(x, ids, weight, table)
     torch.testing.assert_close(compiled(x, ids, weight, table), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "act"),
-    [
-        ("aten.add.Tensor", lambda w: w + 1),
-        ("aten.mul.Tensor", lambda w: 2 * w),
-        ("two GGUFTensors are multiplied", lambda w: w @ w.t()),
-        ("aten.sum.default", lambda w: w.sum()),
-        ("aten.max.default", lambda w: w.max()),
-        ("they differ: Q4_0, Q8_0", lambda w: torch.cat([w, quantized("Q4_0")])),
-        ("some are ordinary", lambda w: torch.cat([w, torch.zeros(1, COLS)])),
-        ("40 of a row's elements are no whole blocks of Q8_0", lambda w: w.narrow(1, 0, 40)),
-        ("no whole blocks", lambda w: w.view(-1, 8)),
-        ("a step of 2", lambda w: w[:, ::2]),
-        ("dimension 1 of 2 runs along", lambda w: w[:, 3]),
-        ("dimension 0 of 1 runs along", lambda w: w[0][5]),
-        ("an index along", lambda w: w[torch.tensor([0]), torch.tensor([1])]),
-        ("cannot be contiguous", lambda w: w.t().contiguous()),
-        ("look-ups need rows", lambda w: F.embedding(torch.tensor([0]), w.t())),
-        ("aten.add_.Tensor", lambda w: w.add_(1)),
-        ("aten.zero_.default", lambda w: w.zero_()),
-        ("aten.embedding_renorm_", lambda w: F.embedding(torch.tensor([0]), w, max_norm=1.0)),
-        ("numpy", lambda w: w.numpy()),
-    ],
-)
-def test_what_it_cannot_do(name: str, act: Callable[[GGUFTensor], Any]) -> None:
-    with pytest.raises(NotImplementedError) as caught:
-        act(quantized())
-    message = str(caught.value)
-    assert name in message
-    assert ".dequantize()" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
