@@ -16,6 +16,7 @@ from .allocator import (  # noqa: E402
 from .config import config  # noqa: E402
 from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
 from .models import load_model  # noqa: E402
+from .nn.quantize import quantize_  # noqa: E402
 from .tensor import GGUFTensor  # noqa: E402
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "load_gguf",
     "load_model",
     "ops",
+    "quantize_",
     "reset_allocator",
     "with_allocator",
 ]

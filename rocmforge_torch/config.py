@@ -3,8 +3,9 @@
     exact     False: quantized products use integer dot products against activations rounded to
               8 bits per block of 32 (fast). True: every product is computed in float.
     fallback  what an operation without a quantized form does with a `GGUFTensor`:
-              "error" raises and names the operation, "dequantize" computes on the dequantized
-              values with one warning per call site.
+              "error" (the default: nobody gets a full-size copy unasked) raises and names the
+              operation, "dequantize" computes on the dequantized values with one warning per
+              call site.
 
 `ROCMFORGE_EXACT=1` sets the start value of `exact`.
 """

@@ -10,6 +10,7 @@ from .linear import QuantLinear
 from .mlp import MLP, GatedMLP
 from .norm import LayerNorm, NoNorm, Norm, RMSNorm
 from .projections import Projections
+from .quantize import quantize_
 from .rope import RopeConfig, RotaryEmbedding
 from .sampling import SamplingRows, sample
 
@@ -30,6 +31,7 @@ __all__ = [
     "RotaryEmbedding",
     "SamplingRows",
     "Step",
+    "quantize_",
     "sample",
     "uncached_step",
 ]

@@ -26,11 +26,14 @@ def as_blocks(weight: Tensor) -> tuple[Tensor, int]:
         qweight uint8 [N, row_bytes] and the GGML type number.
 
     Raises:
-        ValueError: the weight has another dtype, or does not have two dimensions.
+        ValueError: the weight has another dtype, or does not have two dimensions, or is
+            transposed.
     """
     if weight.dim() != 2:
         raise ValueError(f"weight must have shape [N, K], got {list(weight.shape)}")
     if isinstance(weight, GGUFTensor):
+        if weight.transposed:
+            raise ValueError("weight must have rows of blocks, got a transposed GGUFTensor")
         return weight.qweight, weight.qtype
     if weight.dtype not in _FLOAT_QTYPES:
         raise ValueError(

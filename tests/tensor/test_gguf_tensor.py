@@ -8,35 +8,15 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gguf import GGMLQuantizationType, quants
 from torch import Tensor, nn
 
 from rocmforge_torch import GGUFTensor
-from rocmforge_torch.quant_types import quant_type
+from tests.tensor.quantized import COLS, ROWS, numbers, quantized
 
-ROWS, COLS = 6, 512
 TYPES = ["Q4_0", "Q8_0", "Q5_1", "IQ4_NL"]
-
-
-def quantized(name: str = "Q8_0", *shape: int, dtype: torch.dtype = torch.float32) -> GGUFTensor:
-    values = np.random.default_rng(7).standard_normal(shape or (ROWS, COLS), np.float32)
-    if name == "IQ4_NL":  # gguf-py has no quantizer for it; any codes with a sane scale do
-        blocks = np.random.default_rng(8).integers(0, 256, (ROWS, COLS // 32 * 18), np.uint8)
-        blocks.reshape(-1, 18)[:, :2] = np.array([0.01], np.float16).view(np.uint8)
-    else:
-        blocks = quants.quantize(values, GGMLQuantizationType[name])
-    return GGUFTensor(torch.from_numpy(blocks), quant_type(name).id, dtype)
-
-
-def numbers(weight: GGUFTensor) -> Tensor:
-    """The matrix by gguf-py."""
-    return torch.from_numpy(
-        quants.dequantize(weight.qweight.numpy(), GGMLQuantizationType(weight.qtype))
-    )
 
 
 @pytest.fixture
@@ -205,37 +185,6 @@ def test_compiled_without_a_graph_break(x: Tensor) -> None:
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     expected = model(x, ids, weight, table)
     torch.testing.assert_close(compiled(x, ids, weight, table), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "act"),
-    [
-        ("aten.add.Tensor", lambda w: w + 1),
-        ("aten.mul.Tensor", lambda w: 2 * w),
-        ("aten.t.default", lambda w: w.t()),
-        ("aten.transpose.int", lambda w: w.transpose(0, 1)),
-        ("aten.mm.default", lambda w: w @ torch.zeros(COLS, 1)),
-        ("aten.sum.default", lambda w: w.sum()),
-        ("aten.view.default", lambda w: w.view(-1)),
-        ("aten.cat.default", lambda w: torch.cat([w, w])),
-        ("aten.add_.Tensor", lambda w: w.add_(1)),
-        ("aten.zero_.default", lambda w: w.zero_()),
-        ("aten.max.default", lambda w: w.max()),
-        ("dimension 1 of 2", lambda w: w[:, 3]),
-        ("dimension 1 of 2", lambda w: w.narrow(1, 0, 32)),
-        ("dimension 0 of 1", lambda w: w[0][5]),
-        ("one index", lambda w: w[torch.tensor([0]), torch.tensor([1])]),
-        ("weight only", lambda w: F.linear(w, torch.zeros(2, COLS))),
-        ("max_norm", lambda w: F.embedding(torch.tensor([0]), w, max_norm=1.0)),
-    ],
-)
-def test_what_it_cannot_do(name: str, act: Callable[[GGUFTensor], Any]) -> None:
-    with pytest.raises(NotImplementedError) as caught:
-        act(quantized())
-    message = str(caught.value)
-    assert name in message
-    assert ".dequantize()" in message
-    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
