@@ -14,7 +14,7 @@ from ..quant_types import QuantType
 from ..tensor import GGUFTensor
 from .model_file import GGUFModelFile
 
-CHUNK_ELEMENTS = 1 << 24  # numbers that exist as float32 at a time, 64 MiB
+CHUNK_ELEMENTS = 1 << 22  # numbers that exist as float32 at a time, 16 MiB
 
 
 @dataclass(frozen=True)

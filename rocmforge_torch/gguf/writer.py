@@ -104,9 +104,7 @@ def write_gguf(
         raise ValueError(f"metadata must have {ARCHITECTURE!r}, a string, it has {architecture!r}")
     sources = [t if isinstance(t, TensorSource) else TensorSource.of(*t) for t in tensors]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    writer = gguf.GGUFWriter(partial, architecture or "")
-    if architecture is None:
-        del writer.kv_data[0][ARCHITECTURE]
+    writer = gguf.GGUFWriter(partial, architecture or "")  # which adds no key for an empty one
     try:
         for key, value in metadata.items():
             if key == ALIGNMENT_KEY:

@@ -18,7 +18,7 @@ PROBES = (
     "3 33 333 3333 33333 333333 3333333 3.14 1,234,567 ٣٤ ½ x2y 0x1F 2026年11月",
     "I'm you're HE'S WE'LL they'd 'tis don't DON'T 've'ME o'clock",
     "camelCase HTTPServer iPhone XMLHttpRequest snake_case __init__ ÄÖÜß ǅungla",
-    "...!!! (a) [b] {c} <d/> a/b//c\n/ a\\b #!$%&*+-=^~|`@;:?  ?? ——…",
+    "...!!!\n\n (a)\r\n [b] {c} <d/> a/b//c\n/ a\\b #!$%&*+-=^~|`@;:?  ?? ——…",
     "日本語のテキスト 中文测试，你好。 한국어 텍스트 ไทย भाषा العربية нещо",
     "🚀😶‍🌫️ e\u0301a\u0308 \u00a0nbsp\u2003em ـ“q”‘r’ <sentinel:12> IMGIMGABCZ",
 )
@@ -30,15 +30,16 @@ def find_pre_tokenizer(backend: tokenizers.Tokenizer, model: dict[str, Any], fol
     Raises:
         FolderError: none does.
     """
-    wanted = _pieces(backend.pre_tokenizer)
+    wanted = pieces(backend.pre_tokenizer)
     for names, family in FAMILIES:
         same_merges = family.ignore_merges == bool(model.get("ignore_merges"))
-        if family.byte_level and same_merges and _pieces(pre_tokenizer_steps(family)) == wanted:
+        if family.byte_level and same_merges and pieces(pre_tokenizer_steps(family)) == wanted:
             return names.split()[0]
     raise folder.error("tokenizer.json", "cuts words in a way that no GGUF pre-tokenizer knows")
 
 
-def _pieces(steps: pre_tokenizers.PreTokenizer | None) -> list[list[str]]:
+def pieces(steps: pre_tokenizers.PreTokenizer | None) -> list[list[str]]:
+    """What every probe is cut into."""
     if steps is None:
         return [[probe] for probe in PROBES]
     return [[piece for piece, _ in steps.pre_tokenize_str(probe)] for probe in PROBES]

@@ -195,10 +195,10 @@ def _special_ids(source: Source) -> dict[str, Any]:
 
 
 def _special_id(source: Source, name: str, setting: str) -> int | None:
-    """By the tokenizer's settings, else by its model, else by the model's configuration."""
-    index: Any = _setting_id(source, setting)
-    if index is None and name == "unknown":
-        index = _unknown(source)
+    """By the tokenizer's model, else by its settings, else by the model's configuration."""
+    index: Any = _unknown(source) if name == "unknown" else None
+    if index is None:
+        index = _setting_id(source, setting)
     for file in ("config.json", "generation_config.json"):
         if index is None:
             value = source.folder.json(file).get(f"{setting}_id")
