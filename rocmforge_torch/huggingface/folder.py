@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from .architectures import ARCHITECTURES, Architecture
 
 CONFIG = "config.json"
@@ -44,6 +46,18 @@ class Folder:
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the folder; empty where there is none."""
         return read_json(self.path / name) if (self.path / name).is_file() else {}
+
+    def slice(self, key: str) -> Any:
+        """A tensor of the weights, whose shape and dtype are known before it is read.
+
+        Raises:
+            FolderError: the file is broken or has no such tensor.
+        """
+        path = self.files[key]
+        try:
+            return safe_open(path, framework="pt").__enter__().get_slice(key)
+        except SafetensorError as problem:
+            raise self.error(path.name, str(problem)) from None
 
     def error(self, name: str, problem: str) -> FolderError:
         return FolderError(f"{self.path / name}: {problem}")
@@ -95,8 +109,6 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 
 
 def _weight_files(path: Path) -> dict[str, Path]:
-    from safetensors import SafetensorError, safe_open
-
     if (path / INDEX).is_file():
         weight_map = read_json(path / INDEX).get("weight_map", {})
         files = {str(key): path / Path(str(name)).name for key, name in weight_map.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -80,7 +79,7 @@ def _keys(folder: Folder) -> Iterator[tuple[str, list[str]]]:
 
 
 def _lazy(folder: Folder, name: str, members: list[str]) -> LazyTensor:
-    slices = [_open(folder, key) for key in members]
+    slices = [folder.slice(key) for key in members]
     shape, dtype = tuple(slices[0].get_shape()), slices[0].get_dtype()
     if dtype not in FLOATS:
         raise folder.error(
@@ -97,18 +96,8 @@ def _lazy(folder: Folder, name: str, members: list[str]) -> LazyTensor:
     return LazyTensor(name, QUANT_TYPES_BY_NAME[dtype], shape, load)
 
 
-def _open(folder: Folder, key: str) -> Any:
-    from safetensors import safe_open
-
-    return _opened(safe_open, folder.files[key]).get_slice(key)
-
-
-def _opened(safe_open: Any, path: Path) -> Any:
-    return safe_open(path, framework="pt").__enter__()
-
-
 def _load(folder: Folder, members: list[str], changes: list[Change]) -> Tensor:
-    parts = [_open(folder, key)[:] for key in members]
+    parts = [folder.slice(key)[:] for key in members]
     tensor = parts[0] if len(parts) == 1 else torch.stack(parts)
     for change in changes:
         tensor = change(tensor)

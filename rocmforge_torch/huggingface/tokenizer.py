@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 
 from ..gguf.tokenizer.fields import MERGES, PRE, PREFIX, SCORES, TOKEN_TYPE, TOKENS
+from ..gguf.tokenizer.model import SPACE
 from ..gguf.tokenizer.tokenizer import MODEL
 from ..gguf.tokenizer.vocabulary import BYTE_TOKEN, TokenType
 from .chat_templates import chat_templates
@@ -114,26 +115,26 @@ def _sentencepiece(source: Source) -> dict[str, Any]:
         ranks.setdefault(left + right, len(ranks))
     lowest = -float(len(ranks))
     scores = [-float(ranks[text]) if text in ranks else lowest for text in source.tokens]
-    normalizer = describe_normalizer(source.data, source.folder)
+    normalizer, types = describe_normalizer(source.data, source.folder), _types(source)
     return {
         MODEL: "llama",
         PRE: "default",
-        TOKENS: source.tokens,
+        TOKENS: _with_plain_spaces(source.tokens, types),
         SCORES: np.array(scores, np.float32),
-        TOKEN_TYPE: _types(source),
+        TOKEN_TYPE: types,
         f"{PREFIX}add_space_prefix": normalizer.space_prefix,
     }
 
 
 def _unigram(source: Source) -> dict[str, Any]:
     scores = dict(source.model["vocab"])
-    normalizer = describe_normalizer(source.data, source.folder)
+    normalizer, types = describe_normalizer(source.data, source.folder), _types(source)
     keys = {
         MODEL: "t5",
         PRE: "default",
-        TOKENS: source.tokens,
+        TOKENS: _with_plain_spaces(source.tokens, types),
         SCORES: np.array([scores.get(text, 0.0) for text in source.tokens], np.float32),
-        TOKEN_TYPE: _types(source),
+        TOKEN_TYPE: types,
         f"{PREFIX}add_space_prefix": normalizer.space_prefix,
         f"{PREFIX}remove_extra_whitespaces": normalizer.merges_spaces,
     }
@@ -146,6 +147,15 @@ KINDS: Mapping[str, Callable[[Source], dict[str, Any]]] = {
     "BPE": _byte_pairs,
     "Unigram": _unigram,
 }
+
+
+def _with_plain_spaces(tokens: list[str], types: np.ndarray) -> list[str]:
+    """Tokens that are found in a text as it is are written as it is."""
+    found = types == TokenType.USER_DEFINED
+    return [
+        text.replace(SPACE, " ") if plain else text
+        for text, plain in zip(tokens, found.tolist(), strict=True)
+    ]
 
 
 def _types(source: Source) -> np.ndarray:

@@ -99,6 +99,36 @@ def test_own_types_for_output_and_embedding(run: Run, small_file: Path, tmp_path
     assert found["blk.0.attn_q.weight"] == "Q4_0"
 
 
+def test_mixes_give_some_matrices_more_bits(run: Run, small_file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    report = run("quantize", small_file, target, "q4_k_m", "--json").json
+    assert report["type"] == "Q4_K_M"
+    found = types(target)
+    assert found["blk.0.attn_q.weight"] == "Q4_K"
+    assert found["output.weight"] == "Q6_K"
+    fields = gguf.GGUFReader(target).fields
+    assert fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q4_K_M
+
+
+def test_folder_of_a_transformers_model(run: Run, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    folder, target = tmp_path / "model", tmp_path / "out.gguf"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    report = run("quantize", folder, target, "Q8_0", "--json").json
+    assert report["input"] == str(folder)
+    assert load_gguf(target).metadata["llama.attention.head_count_kv"] == 2
+    found = types(target)
+    assert (found["blk.1.ffn_up.weight"], found["blk.1.ffn_norm.weight"]) == ("Q8_0", "F32")
+    shown = run("quantize", tmp_path, tmp_path / "o.gguf", "Q8_0")
+    assert shown.code == 1
+    assert "no config.json" in shown.err
+
+
 def test_refusals(run: Run, small_file: Path, tmp_path: Path) -> None:
     before = small_file.read_bytes()
     link = tmp_path / "link.gguf"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rocmforge_torch.huggingface import FolderError, folder_metadata, open_folder
+from rocmforge_torch.huggingface import FolderError, folder_metadata, folder_tensors, open_folder
 
 
 def complaint(path: Path) -> str:
@@ -32,6 +32,10 @@ def test_files(tmp_path: Path, make_folder: Any) -> None:
     index = {"weight_map": {"a": "../../model-00001-of-00002.safetensors"}}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "model-00001-of-00002.safetensors is missing" in complaint(path)
+    (path / "model-00001-of-00002.safetensors").write_bytes(b"nothing")
+    folder = open_folder(path)
+    with pytest.raises(FolderError, match=r"model-00001-of-00002\.safetensors: "):
+        folder_tensors(folder)
 
 
 @pytest.mark.parametrize(
