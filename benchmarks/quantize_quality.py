@@ -115,6 +115,8 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     write(args.model, exact, "F32", set(), None)
     value, error = score(args.model, text, args.ctx_size, args.chunks)
     rows: list[dict[str, Any]] = [{"type": "as it is", "ours": value, "error": error}]
+    if not args.json:
+        show(rows[0])
     for wanted in args.types:
         name, *flags = wanted.split("+")
         options = set(flags)
@@ -163,8 +165,6 @@ def main() -> None:
         rows = measure(args, Path(folder))
     if args.json:
         print(json.dumps(rows, indent=2))
-    else:
-        show(rows[0])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ CHUNK_ELEMENTS = 1 << 20
 # others like it, and sums of products stay far inside float32.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
+# Elements whose scales are searched at a time: the search goes over them a hundred times, so that
+# they should stay in a cache.
+SEARCH_ELEMENTS = 1 << 18
+
 # The activations of quant_matmul_gated.
 GATED: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -111,7 +115,7 @@ def weighted_quantize(x: Tensor, qtype: int, weights: Tensor) -> Tensor:
     k = x.shape[-1]
     rows, weights = x.reshape(-1, k), weights.expand(x.shape).reshape(-1, k)
     out = []
-    for part in range(0, len(rows), step := max(1, CHUNK_ELEMENTS // k)):
+    for part in range(0, len(rows), step := max(1, SEARCH_ELEMENTS // k)):
         blocks, w = (
             y[part : part + step].float().reshape(-1, row.block_size) for y in (rows, weights)
         )
