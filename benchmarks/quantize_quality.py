@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 TYPES = (
     *("Q6_K+pure", "Q4_K+pure", "Q4_K+pure+imatrix", "Q4_K_M", "Q4_K_M+imatrix"),
     *("Q4_0+pure", "Q4_0+pure+imatrix"),
@@ -54,6 +56,7 @@ def collect(model: Path, text: Path, target: Path, ctx_size: int) -> None:
 
     found = collect(load_model(model, progress=False), text.read_text(), text.name, ctx_size)
     found.save(target)
+    np.savez(target.with_suffix(".npz"), **{k: v.numpy() for k, v in found.means.items()})
 
 
 def write_by_llama_cpp(source: str, target: str, file_type: int, pure: bool, imatrix: str) -> None:
@@ -62,27 +65,15 @@ def write_by_llama_cpp(source: str, target: str, file_type: int, pure: bool, ima
 
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure, params.nthread = file_type, pure, 1
-    kept = []
     if imatrix:
-
-        class Entry(ctypes.Structure):
-            _fields_ = [
-                ("name", ctypes.c_char_p),
-                ("data", ctypes.POINTER(ctypes.c_float)),
-                ("size", ctypes.c_size_t),
-            ]
-
-        import gguf
-
-        tensors = {t.name: t.data for t in gguf.GGUFReader(imatrix).tensors}
-        names = [n.removesuffix(".in_sum2") for n in tensors if n.endswith(".in_sum2")]
-        entries = (Entry * (len(names) + 1))()
-        for entry, name in zip(entries, names, strict=False):
-            mean = tensors[f"{name}.in_sum2"] / tensors[f"{name}.counts"]
-            kept.append(mean.astype("float32").copy())
+        means = np.load(imatrix)
+        kind = llama_cpp.llama_cpp.llama_model_imatrix_data
+        entries = (kind * (len(means.files) + 1))()  # the last has no name
+        kept = [np.ascontiguousarray(means[name], np.float32) for name in means.files]
+        for entry, name, mean in zip(entries, means.files, kept, strict=False):
             entry.name, entry.size = name.encode(), mean.size
-            entry.data = kept[-1].ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = ctypes.cast(entries, ctypes.c_void_p)
+            entry.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        params.imatrix = ctypes.cast(entries, ctypes.POINTER(kind))
     if llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)):
         raise SystemExit("llama_model_quantize failed")
 
@@ -93,7 +84,7 @@ def by_peer(
     from rocmforge_torch.quantize import recipe
 
     file_type = recipe(name).mix.file_type
-    used = str(imatrix) if imatrix and "imatrix" in options else ""
+    used = str(imatrix.with_suffix(".npz")) if imatrix and "imatrix" in options else ""
     worker = [
         "--worker",
         str(source),

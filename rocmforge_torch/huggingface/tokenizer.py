@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 
 from ..gguf.tokenizer.fields import MERGES, PRE, PREFIX, SCORES, TOKEN_TYPE, TOKENS
-from ..gguf.tokenizer.model import SPACE
+from ..gguf.tokenizer.model import SPACE, library_errors
 from ..gguf.tokenizer.tokenizer import MODEL
 from ..gguf.tokenizer.vocabulary import BYTE_TOKEN, TokenType
 from .chat_templates import chat_templates
@@ -33,21 +33,19 @@ class Source:
         data: tokenizer.json.
         settings: tokenizer_config.json.
         vocab_size: rows of the model's embedding.
+        backend: tokenizer.json as the library runs it.
     """
 
     folder: Folder
     data: dict[str, Any]
     settings: dict[str, Any]
     vocab_size: int
+    backend: tokenizers.Tokenizer
 
     @property
     def model(self) -> dict[str, Any]:
         found: dict[str, Any] = self.data["model"]
         return found
-
-    @cached_property
-    def backend(self) -> tokenizers.Tokenizer:
-        return tokenizers.Tokenizer.from_file(str(self.folder.path / FILE))
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -83,7 +81,10 @@ def tokenizer_metadata(folder: Folder) -> dict[str, Any]:
                 ".save_pretrained(folder) of transformers writes one",
             )
         return {MODEL: "none"}
-    source = Source(folder, folder.json(FILE), folder.json(SETTINGS), folder.config["vocab_size"])
+    with library_errors(lambda message: folder.error(FILE, message)):
+        backend = tokenizers.Tokenizer.from_file(str(folder.path / FILE))
+    rows = folder.config["vocab_size"]
+    source = Source(folder, folder.json(FILE), folder.json(SETTINGS), rows, backend)
     kind = str(source.model.get("type"))
     if kind not in KINDS:
         raise folder.error(FILE, f"a tokenizer of type {kind!r} has no GGUF form")

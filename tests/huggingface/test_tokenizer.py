@@ -145,6 +145,9 @@ def test_what_has_no_form_is_refused(make_folder: Any) -> None:
         backend.save(str(folder / "tokenizer.json"))
         with pytest.raises(FolderError, match=words):
             folder_metadata(open_folder(folder))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(FolderError, match=r"tokenizer\.json: "):
+        folder_metadata(open_folder(folder))
     (folder / "tokenizer.json").unlink()
     assert folder_metadata(open_folder(folder))["tokenizer.ggml.model"] == "none"
     (folder / "tokenizer.model").write_bytes(b"")
