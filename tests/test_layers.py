@@ -17,10 +17,12 @@ CSRC = PACKAGE.parent / "csrc"
 # Top to bottom; parts of one line may import each other.
 LAYERS = [
     {"cli", "serve", "__main__"},
+    {"quantize"},
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},
     {"nn"},
+    {"huggingface"},
     {"tensor", "gguf"},
     {"ops"},
     {"config"},
