@@ -31,10 +31,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def load(folder: Path, config: RocmForgeConfig | None) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, quantization_config=config, dtype=torch.float32
-    )
+def load(folder: Path, **options: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -47,9 +45,9 @@ def logits(model: Any) -> torch.Tensor:
 def test_quantize_on_load(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As the same model on the numbers that gguf-py's Q8_0 of its weights holds."""
     with caplog.at_level(logging.WARNING, "rocmforge_torch"):
-        model = load(folder, RocmForgeConfig("q8_0"))
+        model = load(folder, quantization_config=RocmForgeConfig("q8_0"))
     assert "model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj" in caplog.text
-    want = load(folder, None)
+    want = load(folder)
     q8_0 = gguf.GGMLQuantizationType.Q8_0
     for parameter in want.parameters():
         if parameter.dim() == 2 and parameter.shape[1] == 64:
@@ -65,12 +63,13 @@ def test_quantize_on_load(folder: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.usefixtures("exact")
 def test_save_and_load_again(folder: Path, tmp_path: Path) -> None:
-    model = load(folder, RocmForgeConfig("Q4_0", modules_to_not_convert=["k_proj"]))
+    config = RocmForgeConfig("Q4_0", modules_to_not_convert=["k_proj"])
+    model = load(folder, quantization_config=config)
     assert not isinstance(model.model.layers[0].self_attn.k_proj.weight, GGUFTensor)
     model.save_pretrained(tmp_path)
     sizes = [sum(f.stat().st_size for f in p.glob("*.safetensors")) for p in (tmp_path, folder)]
     assert sizes[0] < 0.6 * sizes[1]
-    again = load(tmp_path, None)
+    again = load(tmp_path)
     for (name, a), (other, b) in zip(
         model.state_dict().items(), again.state_dict().items(), strict=True
     ):
