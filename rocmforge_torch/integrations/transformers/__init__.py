@@ -5,5 +5,6 @@ from __future__ import annotations
 from .from_gguf import from_gguf
 from .loader import disable, enable
 from .quantizer import RocmForgeConfig
+from .tokenizer import tokenizer_from_gguf
 
-__all__ = ["RocmForgeConfig", "disable", "enable", "from_gguf"]
+__all__ = ["RocmForgeConfig", "disable", "enable", "from_gguf", "tokenizer_from_gguf"]

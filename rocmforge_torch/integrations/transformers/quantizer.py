@@ -46,13 +46,13 @@ class RocmForgeConfig(QuantizationConfigMixin):
         row = quant_type(qtype)
         if not row.is_quantized:
             raise ValueError(f"qtype must be a quantized GGML type such as Q4_K, got {row.name}")
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD  # the base class knows only its own
         self.qtype = row.name
         self.modules_to_not_convert = modules_to_not_convert
 
 
 @register_quantizer(METHOD)
-class RocmForgeQuantizer(HfQuantizer):  # type: ignore[misc]
+class RocmForgeQuantizer(HfQuantizer):
     """What `from_pretrained` and `save_pretrained` ask about a model of `RocmForgeConfig`."""
 
     quantization_config: RocmForgeConfig
@@ -126,20 +126,20 @@ class RocmForgeQuantizer(HfQuantizer):  # type: ignore[misc]
         return quant_type(self.quantization_config.qtype)
 
 
-class _Op(ConversionOps):  # type: ignore[misc]
+class _Op(ConversionOps):
     def __init__(self, quantizer: RocmForgeQuantizer) -> None:
         self.hf_quantizer = quantizer
 
     def convert(
         self,
-        input_dict: dict[str, Tensor | list[Tensor]],
-        *args: Any,
-        full_layer_name: str,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
         **kw: Any,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         value = next(iter(input_dict.values()))
         tensor = value[0] if isinstance(value, list) else value
-        return {full_layer_name: self.of(tensor)}
+        return {kw["full_layer_name"]: self.of(tensor)}
 
     def of(self, tensor: Tensor) -> Tensor:
         raise NotImplementedError
