@@ -12,13 +12,15 @@ from tiny_models import TINY, VOCAB, build, write_gguf
 from torch.nn import functional
 from transformers import StaticCache
 
-from rocmforge_torch import GGUFError, GGUFTensor, load_model
+from rocmforge_torch import GGUFError, GGUFTensor, load_gguf, load_model
 from rocmforge_torch.generate import SamplingParams, generate_tokens
 from rocmforge_torch.integrations.transformers import from_gguf
+from rocmforge_torch.integrations.transformers.model_config import model_options
 from rocmforge_torch.integrations.transformers.model_table import MODELS
-from rocmforge_torch.models import ARCHITECTURES
+from rocmforge_torch.models import ARCHITECTURES, DecoderConfig
 
 TOLERANCE = 1e-4  # of tests/models/test_architectures.py
+EOT = "tokenizer.ggml.eot_token_id"
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 
 
@@ -150,3 +152,22 @@ def test_bad_calls(tmp_path: Path) -> None:
         from_gguf(path)
     with pytest.raises(ValueError, match="dtype must be one of"):
         from_gguf(path, dtype=torch.float64)
+
+
+def test_saving_is_refused_in_favour_of_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, path = write("llama", tmp_path, qtype=Q8_0)
+    with pytest.raises(ValueError, match="not serializable"):
+        from_gguf(path).save_pretrained(tmp_path / "saved")
+    assert "is saved already, as its GGUF file" in caplog.text
+
+
+def test_every_end_that_the_file_names_ends_a_text(tmp_path: Path) -> None:
+    _, path = write("llama", tmp_path)
+    file = load_gguf(path)
+    named = {f"tokenizer.ggml.{name}_token_id": i for i, name in enumerate(("bos", "eos", "eot"))}
+    for keys, want in ((named, [1, 2]), ({}, None), ({**named, EOT: 1}, 1)):
+        file.metadata = {**load_gguf(path).metadata, **keys}
+        config = DecoderConfig.from_metadata(file.metadata)
+        assert model_options(config, file)["eos_token_id"] == want

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -15,7 +16,10 @@ from ...models.causal_lm import FLOATS
 from ...models.weights import Weights
 from ...nn.rope import inverse_frequencies
 from .model_config import huggingface_model, model_options
+from .quantizer import METHOD, RocmForgeConfig, RocmForgeQuantizer
 from .weights import state_dict
+
+logger = logging.getLogger(__name__)
 
 
 @torch.inference_mode(False)  # what is made here may be trained around later
@@ -68,7 +72,20 @@ def from_gguf(
         loaded.tensors.release()
         nn.Module.to(model, device)
     model.requires_grad_(False)
+    model.hf_quantizer = _FromFile(RocmForgeConfig())
+    model.is_quantized, model.quantization_method = True, METHOD
     return model
+
+
+class _FromFile(RocmForgeQuantizer):
+    """Tells transformers that the model is quantized: adapters can be trained and saved, not it."""
+
+    def is_serializable(self, **kw: Any) -> bool:
+        logger.warning(
+            "a model of from_gguf is saved already, as its GGUF file; `rocmforge quantize` writes "
+            "that file in other types"
+        )
+        return False
 
 
 def _set_frequencies(model: nn.Module, config: DecoderConfig, file: GGUFModelFile) -> None:

@@ -18,11 +18,8 @@ from ...nn.rope import RopeConfig, attention_scale
 from ...tensor import GGUFTensor
 from .model_table import MODELS, HuggingFaceModel
 
-SPECIAL_TOKENS = {
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
-    "eos_token_id": "tokenizer.ggml.eos_token_id",
-    "pad_token_id": "tokenizer.ggml.padding_token_id",
-}
+SPECIAL_TOKENS = {"bos_token_id": "bos", "pad_token_id": "padding"}
+ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message
 
 
 def huggingface_model(config: DecoderConfig) -> HuggingFaceModel:
@@ -54,7 +51,13 @@ def model_options(config: DecoderConfig, file: GGUFModelFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in tensors,
         row.eps: config.norm_eps,
     }
-    options |= {name: file.metadata.get(key) for name, key in SPECIAL_TOKENS.items()}
+    ids = {
+        name: file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in (*SPECIAL_TOKENS.values(), *ENDS)
+    }
+    options |= {option: ids[name] for option, name in SPECIAL_TOKENS.items()}
+    ends = list(dict.fromkeys(ids[name] for name in ENDS if ids[name] is not None))
+    options["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     options |= _numbers(config, row, str(file.path))
     for option, tensor in row.present.items():
         options[option] = (tensor.removeprefix("!") in tensors) != tensor.startswith("!")
