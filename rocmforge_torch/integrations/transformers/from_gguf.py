@@ -72,8 +72,9 @@ def from_gguf(
         loaded.tensors.release()
         nn.Module.to(model, device)
     model.requires_grad_(False)
-    model.hf_quantizer = _FromFile(RocmForgeConfig())
-    model.is_quantized, model.quantization_method = True, METHOD
+    vars(model).update(
+        hf_quantizer=_FromFile(RocmForgeConfig()), is_quantized=True, quantization_method=METHOD
+    )
     return model
 
 
