@@ -15,8 +15,10 @@ from transformers import StaticCache
 from rocmforge_torch import GGUFError, GGUFTensor, load_gguf, load_model
 from rocmforge_torch.generate import SamplingParams, generate_tokens
 from rocmforge_torch.integrations.transformers import from_gguf
+from rocmforge_torch.integrations.transformers.from_gguf import _assign
 from rocmforge_torch.integrations.transformers.model_config import model_options
 from rocmforge_torch.integrations.transformers.model_table import MODELS
+from rocmforge_torch.integrations.transformers.weights import state_dict
 from rocmforge_torch.models import ARCHITECTURES, DecoderConfig
 
 TOLERANCE = 1e-4  # of tests/models/test_architectures.py
@@ -171,3 +173,21 @@ def test_every_end_that_the_file_names_ends_a_text(tmp_path: Path) -> None:
         file.metadata = {**load_gguf(path).metadata, **keys}
         config = DecoderConfig.from_metadata(file.metadata)
         assert model_options(config, file)["eos_token_id"] == want
+
+
+@pytest.mark.parametrize("name", ["llama-tied-wide", "stablelm-12b"])
+def test_parameters_are_replaced_as_on_the_way_to_a_gpu(name: str, tmp_path: Path) -> None:
+    """With the CPU in the place of the GPU; what was tied stays tied."""
+    theirs, path = write(name, tmp_path, qtype=Q8_0)
+    model, other = from_gguf(path), from_gguf(path)
+    for parameter in model.parameters():
+        plain = not isinstance(parameter, GGUFTensor)
+        (parameter if plain else parameter.qweight).data.zero_()
+    config = DecoderConfig.from_metadata(load_gguf(path).metadata)
+    state = state_dict(theirs, config, load_gguf(path), 0.0)
+    _assign(model, state, torch.float32)
+    tied = theirs.config.tie_word_embeddings
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+    with torch.inference_mode():
+        got, want = (m(ids(1, 9), use_cache=False).logits for m in (model, other))
+    assert torch.equal(got, want)

@@ -102,10 +102,11 @@ def _set_frequencies(model: nn.Module, config: DecoderConfig, file: GGUFModelFil
 
 
 def _assign(model: nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
-    """Replace the parameters by those of `state`, one after the other, where they are tied too."""
-    for key, parameter in list(model.named_parameters()):
-        moved = nn.Parameter(state[key].to(dtype), requires_grad=False)
-        for module in model.modules():
-            for name, other in list(module.named_parameters(recurse=False)):
-                if other is parameter:
-                    module.register_parameter(name, moved)
+    """Replace the parameters by those of `state`; what was tied stays tied."""
+    new = {
+        id(parameter): nn.Parameter(state[key].to(dtype), requires_grad=False)
+        for key, parameter in model.named_parameters()
+    }
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, new[id(parameter)])
