@@ -17,6 +17,7 @@ CSRC = PACKAGE.parent / "csrc"
 # Top to bottom; parts of one line may import each other.
 LAYERS = [
     {"cli", "serve", "__main__"},
+    {"integrations"},
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},

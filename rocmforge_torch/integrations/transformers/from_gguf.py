@@ -1,0 +1,92 @@
+"""`from_gguf`: a model class of transformers whose weights are those of a GGUF file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from ...gguf import GGUFModelFile, load_gguf
+from ...models import DecoderConfig
+from ...models.causal_lm import FLOATS
+from ...models.weights import Weights
+from ...nn.rope import inverse_frequencies
+from .model_config import huggingface_model, model_options
+from .weights import state_dict
+
+
+def from_gguf(
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    **kw: Any,
+) -> transformers.PreTrainedModel:
+    """Load a GGUF file into transformers' own model class; the weights stay quantized.
+
+    The model is a stock one (`Gemma3ForCausalLM`, `LlamaForCausalLM`, ...): its linear layers and
+    its embedding are plain modules whose `weight` is a `GGUFTensor`. On the CPU that is the mapped
+    file. All parameters are frozen; gradients flow through them to inputs and adapters.
+
+    Args:
+        path: the file; of a split model, any shard.
+        device: where the model computes.
+        dtype: the dtype of activations and logits; by default float32 on the CPU, else bfloat16.
+        kw: for `from_pretrained`, such as `attn_implementation="eager"`.
+
+    Raises:
+        GGUFError: the file is no valid GGUF, its architecture is none of docs/models.md, it says
+            something that transformers' class cannot compute, or a tensor is missing or wrong.
+        OSError: the file cannot be opened.
+        ValueError: the dtype is none of float32, float16 and bfloat16.
+    """
+    device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype must be one of {FLOATS}, got {dtype}")
+    file = load_gguf(path)
+    config = DecoderConfig.from_metadata(file.metadata, str(file.path))
+    row = huggingface_model(config)
+    options = model_options(config, file)
+    config_class = getattr(transformers, row.config or f"{row.name}Config")
+    model_class = getattr(transformers, f"{row.name}ForCausalLM")
+    hf_config = config_class(**options, architectures=[model_class.__name__])
+    with torch.device("meta"):
+        shapes = model_class(hf_config)
+    state = state_dict(shapes, config, file, row.norm_offset)
+    model: transformers.PreTrainedModel = model_class.from_pretrained(
+        None, config=hf_config, state_dict=state, dtype=dtype, **kw
+    )
+    _set_frequencies(model, config, file)
+    if device.type != "cpu":
+        loaded = load_gguf(path, device, packed=True)
+        _assign(model, state_dict(shapes, config, loaded, row.norm_offset), dtype)
+        loaded.tensors.release()
+        nn.Module.to(model, device)
+    model.requires_grad_(False)
+    return model
+
+
+def _set_frequencies(model: nn.Module, config: DecoderConfig, file: GGUFModelFile) -> None:
+    """Give the rotation the factors of Llama 3, which files have as a table."""
+    factors = Weights(file.tensors, str(file.path)).optional(
+        "rope_freqs.weight", [config.rope.dim // 2]
+    )
+    if factors is None:
+        return
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq"):
+            buffer.copy_(inverse_frequencies(config.rope, factors))
+
+
+def _assign(model: nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Replace the parameters by those of `state`, one after the other, where they are tied too."""
+    for key, parameter in list(model.named_parameters()):
+        moved = nn.Parameter(state[key].to(dtype), requires_grad=False)
+        for module in model.modules():
+            for name, other in list(module.named_parameters(recurse=False)):
+                if other is parameter:
+                    module.register_parameter(name, moved)
