@@ -223,9 +223,11 @@ def write_gguf(
     path: Path,
     change: Callable[[dict[str, np.ndarray]], None] | None = None,
     keys: dict[str, Any] | None = None,
+    qtype: gguf.GGMLQuantizationType | None = None,
 ) -> Path:
-    """Write `model` in float32; `change` may alter the tensors, `keys` add to the metadata (a key
-    whose value is None is left out)."""
+    """Write `model` in float32, or its matrices in `qtype` where whole blocks make their rows;
+    `change` may alter the tensors, `keys` add to the metadata (a key whose value is None is left
+    out)."""
     arch, config = tiny.architecture, model.config
     head_dim = getattr(config, "head_dim", None) or HIDDEN // HEADS
     eps = next(
@@ -264,7 +266,11 @@ def write_gguf(
         elif value is not None:
             writer.add_array(name, value)
     for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
+        fits = qtype and tensor.ndim == 2 and tensor.shape[1] % gguf.GGML_QUANT_SIZES[qtype][0] == 0
+        if qtype and fits and "norm" not in name:
+            writer.add_tensor(name, gguf.quants.quantize(tensor, qtype), raw_dtype=qtype)
+        else:
+            writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from .from_gguf import from_gguf
+from .loader import disable, enable
+from .quantizer import RocmForgeConfig
 
-__all__ = ["from_gguf"]
+__all__ = ["RocmForgeConfig", "disable", "enable", "from_gguf"]

@@ -18,6 +18,7 @@ from .model_config import huggingface_model, model_options
 from .weights import state_dict
 
 
+@torch.inference_mode(False)  # what is made here may be trained around later
 def from_gguf(
     path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
