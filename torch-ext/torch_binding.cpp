@@ -4,7 +4,6 @@
 #include <cstdlib>
 
 #include "ops/control.h"
-#include "ops/gpu.h"
 #include "registration.h"
 
 namespace rocmforge {
@@ -20,6 +19,8 @@ bool exact() {
 
 bool weights_at_rest() { return false; }
 
+// Of the messages of kernels that do not start (ops/gpu.h).
+const char* gpu_architectures();
 const char* gpu_architectures() { return "the architectures of its metadata.json"; }
 
 }  // namespace rocmforge
