@@ -98,7 +98,7 @@ def train(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         print(f"step {step + 1:3}  loss {losses[-1]:.3f}", flush=True)
     return losses
 

@@ -3,12 +3,14 @@ diffusers' own loader."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from diffusers import GGUFQuantizationConfig, LTXVideoTransformer3DModel
 from diffusers.models.model_loading_utils import load_gguf_checkpoint
 from diffusers.quantizers.gguf import utils as diffusers_gguf
 from image_files import random_state, write_image_gguf
@@ -152,3 +154,52 @@ def test_numbers_are_those_of_diffusers(tmp_path: Path, kind: str) -> None:
     assert isinstance(ours, GGUFTensor)
     assert tuple(ours.shape) == (24, 512)
     assert ours.dequantize().equal(expected)
+
+
+@pytest.mark.usefixtures("exact")
+def test_models_of_diffusers_load_it(tmp_path: Path) -> None:
+    """Through `from_single_file`, which knows the names; against diffusers' own GGUF layers."""
+    options = {
+        "in_channels": 32,
+        "out_channels": 32,
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "cross_attention_dim": 64,
+        "caption_channels": 64,
+        "num_layers": 2,
+    }
+    torch.manual_seed(0)
+    state = {
+        key.replace("proj_in", "patchify_proj")
+        .replace("time_embed", "adaln_single")
+        .replace("norm_q", "q_norm")
+        .replace("norm_k", "k_norm"): value.numpy()
+        for key, value in LTXVideoTransformer3DModel(**options).state_dict().items()
+    }
+    kinds = {key: "Q8_0" for key, v in state.items() if v.ndim == 2 and ".weight" in key}
+    path = write_image_gguf(tmp_path / "ltx.gguf", state, kinds, "ltxv")
+    (tmp_path / "config.json").write_text(json.dumps(options))
+
+    ours = LTXVideoTransformer3DModel.from_single_file(
+        load_state_dict(path, dtype=torch.float32), config=str(tmp_path)
+    )
+    assert isinstance(ours.transformer_blocks[0].ff.net[2].weight, GGUFTensor)
+    theirs = LTXVideoTransformer3DModel.from_single_file(
+        str(path),
+        config=str(tmp_path),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        dtype=torch.float32,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 24, 32),
+        "encoder_hidden_states": torch.randn(1, 8, 64),
+        "encoder_attention_mask": None,
+        "timestep": torch.tensor([500]),
+        "num_frames": 2,
+        "height": 3,
+        "width": 4,
+    }
+    with torch.no_grad():
+        found, expected = ours(**inputs).sample, theirs(**inputs).sample
+    # Theirs rounds every weight to float16, independently of each other.
+    assert (found - expected).norm() < 2**-11 * expected.norm()
