@@ -137,6 +137,31 @@ def test_peft_may_prepare_the_model() -> None:
     assert len(gradients) == 2 * 2 * len(LINEAR)
 
 
+def test_trainer_of_transformers(tmp_path: Path) -> None:
+    model = get_peft_model(
+        base_model(),
+        gguf_lora_config(LoraConfig(r=RANK, target_modules=LINEAR, task_type="CAUSAL_LM")),
+    )
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=6,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        logging_steps=1,
+        save_steps=6,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        activation_checkpointing=True,
+    )
+    data = [{"input_ids": ids, "labels": ids} for ids in IDS]
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert float(losses[-1]) < float(losses[0]) - 0.3
+    assert (tmp_path / "checkpoint-6" / "adapter_model.safetensors").is_file()
+
+
 # The largest step between a number and its stored value, as a share of its block's largest.
 ROUNDING: dict[str, Callable[[Tensor], Tensor]] = {
     "Q8_0": lambda largest: largest * (1 / 254 + 2**-11),  # half a step; the scale is a float16
