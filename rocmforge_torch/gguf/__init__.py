@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import GGUFError
 from .model_file import GGUFModelFile, load_gguf
+from .state_dict import load_state_dict
 from .typed_metadata import typed_metadata
 from .writer import TensorSource, write_gguf
 
@@ -12,6 +13,7 @@ __all__ = [
     "GGUFModelFile",
     "TensorSource",
     "load_gguf",
+    "load_state_dict",
     "typed_metadata",
     "write_gguf",
 ]

@@ -156,7 +156,7 @@ BAD_FILES: dict[str, Bad] = {
     ),
     "tensor name not UTF-8": Bad(File([], [Tensor(b"\xff")], DATA), "tensor 0", "not UTF-8"),
     "tensor twice": tensor(Tensor("t", offset=32), "appears twice", Tensor("t")),
-    "5 dimensions": tensor(Tensor("t", [1] * 5), "5 dimensions, at most 4"),
+    "6 dimensions": tensor(Tensor("t", [1] * 6), "6 dimensions, at most 5"),
     "2^32 - 1 dimensions": tensor(Tensor("t", num_dims=MAX64), "4294967295 dimensions"),
     "dimension 0": tensor(Tensor("t", [8, 0]), "dimension 1 must be from 1"),
     "dimension -1": tensor(Tensor("t", [-1]), "dimension 0 must be from 1"),
