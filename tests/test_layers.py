@@ -17,6 +17,7 @@ CSRC = PACKAGE.parent / "csrc"
 # Top to bottom; parts of one line may import each other.
 LAYERS = [
     {"cli", "serve", "__main__"},
+    {"research"},
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},
