@@ -22,6 +22,7 @@ LAYERS = [
     {"models"},
     {"fx", "graphs", "allocator"},
     {"nn"},
+    {"safetensors_io"},
     {"tensor", "gguf"},
     {"ops"},
     {"config"},
