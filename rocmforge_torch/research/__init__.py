@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .explain import Explanation, Use, explain
 from .record import Recording, record
 
-__all__ = ["Recording", "record"]
+__all__ = ["Explanation", "Recording", "Use", "explain", "record"]
