@@ -18,11 +18,13 @@ CSRC = PACKAGE.parent / "csrc"
 LAYERS = [
     {"cli", "serve", "__main__"},
     {"research"},
+    {"quantize"},
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},
     {"nn"},
     {"safetensors_io"},
+    {"huggingface"},
     {"tensor", "gguf"},
     {"ops"},
     {"config"},

@@ -17,6 +17,7 @@ from .chat import chat
 from .doctor import doctor
 from .errors import FAILED, INTERRUPTED, USAGE, Interrupted, UsageError, sentence
 from .generate import generate
+from .imatrix import imatrix
 from .inspect import inspect
 from .perplexity import perplexity
 from .quantize import quantize
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, chat, perplexity, inspect, bench, quantize, doctor):
+for command in (generate, chat, perplexity, inspect, bench, quantize, imatrix, doctor):
     app.command()(command)
 
 

@@ -78,24 +78,11 @@ def token_perplexity(
     cache_dtype: CacheDtypes | None = None,
 ) -> Iterator[Perplexity]:
     """`perplexity` of tokens; `bos_id`, if any, replaces the first token of every window."""
-    if ctx_size < 4:
-        raise ValueError(f"ctx_size must be at least 4, got {ctx_size}")
-    if chunks is not None and chunks < 1:
-        raise ValueError(f"chunks must be positive, got {chunks}")
-    windows = len(tokens) // ctx_size
-    if windows == 0:
-        raise ValueError(
-            f"the text has {len(tokens)} tokens and fills no window of {ctx_size}; "
-            "take a longer text or a smaller context"
-        )
-    windows = min(windows, chunks or windows)
+    parts = windows(tokens, bos_id, ctx_size, chunks)
     cache = None if cache_dtype is None else model.new_cache(1, ctx_size, cache_dtype)
     total = squares = 0.0
     positions = 0
-    for index in range(windows):
-        window = list(tokens[index * ctx_size : (index + 1) * ctx_size])
-        if bos_id is not None:
-            window[0] = bos_id
+    for index, window in enumerate(parts):
         if cache is not None:
             cache.reset()
         scores = token_logprobs(model, torch.tensor([window], device=model.device), cache)
@@ -107,7 +94,37 @@ def token_perplexity(
         variance = max(squares / positions - mean**2, 0.0)
         value = math.exp(mean)
         error = value * math.sqrt(variance / max(positions - 1, 1))
-        yield Perplexity(index + 1, windows, value, error, positions)
+        yield Perplexity(index + 1, len(parts), value, error, positions)
+
+
+def windows(
+    tokens: Sequence[int], bos_id: int | None, ctx_size: int, chunks: int | None
+) -> list[list[int]]:
+    """A text cut into windows that do not overlap; what fills none is left out.
+
+    Args:
+        tokens: the text.
+        bos_id: replaces the first token of every window, if any.
+        ctx_size: tokens of a window.
+        chunks: at most so many windows.
+
+    Raises:
+        ValueError: ctx_size is less than 4, chunks is not positive, or the text fills no window.
+    """
+    if ctx_size < 4:
+        raise ValueError(f"ctx_size must be at least 4, got {ctx_size}")
+    if chunks is not None and chunks < 1:
+        raise ValueError(f"chunks must be positive, got {chunks}")
+    count = len(tokens) // ctx_size
+    if count == 0:
+        raise ValueError(
+            f"the text has {len(tokens)} tokens and fills no window of {ctx_size}; "
+            "take a longer text or a smaller context"
+        )
+    parts = [
+        list(tokens[i * ctx_size : (i + 1) * ctx_size]) for i in range(min(count, chunks or count))
+    ]
+    return parts if bos_id is None else [[bos_id, *part[1:]] for part in parts]
 
 
 def token_logprobs(model: CausalLM, ids: Tensor, cache: KVCache | None = None) -> Tensor:

@@ -22,6 +22,7 @@ from .reader import ALIGNMENT_KEY
 from .tensor_map import PLAIN_DTYPES
 
 TYPE_OF_DTYPE = {dtype: QUANT_TYPES_BY_NAME[name] for name, dtype in PLAIN_DTYPES.items()}
+KIND = "general.type"
 INTEGER_RANGES = (
     (GGUFValueType.UINT32, 0, 2**32),
     (GGUFValueType.INT32, -(2**31), 2**31),
@@ -87,7 +88,8 @@ def write_gguf(
             sequence of ``bool``, ``int``, ``float`` or ``str``. An ``int`` becomes a uint32 where
             it fits, in a sequence an int32; a ``float`` becomes a float32; numpy numbers keep their
             type (`typed_metadata` gives a loaded file's). Empty arrays are left out: readers take a
-            missing key for one. ``general.architecture`` is required.
+            missing key for one. ``general.architecture`` is
+            required, unless ``general.type`` says that the file is no model.
         tensors: ``(name, tensor)``, where `GGUFTensor`s keep their blocks, or `TensorSource`s.
 
     Raises:
@@ -97,11 +99,12 @@ def write_gguf(
     """
     path = Path(path)
     architecture = metadata.get(ARCHITECTURE)
-    if not isinstance(architecture, str):
+    is_model = metadata.get(KIND, "model") == "model"
+    if is_model and not isinstance(architecture, str):
         raise ValueError(f"metadata must have {ARCHITECTURE!r}, a string, it has {architecture!r}")
     sources = [t if isinstance(t, TensorSource) else TensorSource.of(*t) for t in tensors]
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    writer = gguf.GGUFWriter(partial, architecture)
+    writer = gguf.GGUFWriter(partial, architecture or "")  # which adds no key for an empty one
     try:
         for key, value in metadata.items():
             if key == ALIGNMENT_KEY:

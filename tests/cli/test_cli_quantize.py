@@ -11,7 +11,7 @@ import torch
 from commands import Run, start
 
 from rocmforge_torch import load_gguf
-from rocmforge_torch.cli.quantize_plan import target_types
+from rocmforge_torch.quantize import target_types
 from rocmforge_torch.tensor import GGUFTensor
 
 BY_GGUF_PY = ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
@@ -34,7 +34,7 @@ def test_matrices_are_what_gguf_py_makes_of_them(
     run: Run, small_file: Path, tmp_path: Path, name: str
 ) -> None:
     target = tmp_path / "out.gguf"
-    assert run("quantize", small_file, target, name.lower()).code == 0
+    assert run("quantize", small_file, target, name.lower(), "--pure").code == 0
     qtype = gguf.GGMLQuantizationType[name]
     for tensor in MATRICES:
         expected = gguf.quants.dequantize(
@@ -47,7 +47,7 @@ def test_matrices_are_what_gguf_py_makes_of_them(
 @pytest.mark.parametrize("name", target_types())
 def test_every_type_loads_again(run: Run, small_file: Path, tmp_path: Path, name: str) -> None:
     target = tmp_path / "out.gguf"
-    report = run("quantize", small_file, target, name, "--json").json
+    report = run("quantize", small_file, target, name, "--pure", "--json").json
     assert report["type"] == name
     file, source = load_gguf(target), load_gguf(small_file)
     assert list(file.tensors) == list(source.tensors)
@@ -62,7 +62,7 @@ def test_every_type_loads_again(run: Run, small_file: Path, tmp_path: Path, name
 
 def test_metadata_keeps_values_and_types(run: Run, small_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
-    assert run("quantize", small_file, target, "Q4_K").code == 0
+    assert run("quantize", small_file, target, "Q4_K_S").code == 0
     before, after = (gguf.GGUFReader(path).fields for path in (small_file, target))
     kept = [key for key in before if key.startswith(("test.", "general.architecture"))]
     assert len(kept) == 17
@@ -75,7 +75,7 @@ def test_metadata_keeps_values_and_types(run: Run, small_file: Path, tmp_path: P
 
 def test_what_is_no_matrix_stays(run: Run, small_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
-    result = run("quantize", small_file, target, "Q4_K")
+    result = run("quantize", small_file, target, "Q4_K", "--pure")
     found = types(target)
     assert found["token_embd.weight"] == "Q4_K"
     assert found["blk.0.attn_norm.weight"] == "F32"
@@ -111,7 +111,7 @@ def test_refusals(run: Run, small_file: Path, tmp_path: Path) -> None:
         (existing, "Q4_0", "--force replaces it"),
         (tmp_path, "Q4_0", "is a directory"),
         (tmp_path / "no" / "out.gguf", "Q4_0", "is no directory"),
-        (tmp_path / "out.gguf", "Q4_K_M", "is no GGML type: choose one of F32, "),
+        (tmp_path / "out.gguf", "Q4_K_XL", "is no type or mix: choose one of F32, "),
         (tmp_path / "out.gguf", "iq1_s", "is no type to quantize to: choose one of F32, "),
     ):
         result = run("quantize", small_file, target, type_name)
@@ -122,18 +122,18 @@ def test_refusals(run: Run, small_file: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["existing.gguf", "link.gguf"]
 
     assert run("quantize", small_file, existing, "Q4_0", "--force").code == 0
-    assert types(existing)["output.weight"] == "Q4_0"
+    assert types(existing)["blk.0.attn_q.weight"] == "Q4_0"
 
 
 def test_interrupted_write_leaves_nothing(
     run: Run, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rocmforge_torch.cli import quantize_file
+    from rocmforge_torch.quantize import write
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_file, "_data", interrupt)
+    monkeypatch.setattr(write, "_pieces", interrupt)
     result = run("quantize", small_file, tmp_path / "out.gguf", "Q4_0")
     assert result.code == 130
     assert result.err.endswith("rocmforge: interrupted\n")

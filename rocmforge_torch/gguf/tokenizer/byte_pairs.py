@@ -50,15 +50,20 @@ def build_byte_pairs(metadata: Metadata, vocabulary: Vocabulary, pre: PreTokeniz
                 byte_fallback=not pre.byte_level and bool(vocabulary.byte_ids),
             )
         )
+    backend.pre_tokenizer = pre_tokenizer_steps(pre)
+    if pre.byte_level:
+        return Model(backend, encoder(backend), byte_level_piece)
+    return Model(backend, encoder(backend, escape_spaces), unescape_spaces)
+
+
+def pre_tokenizer_steps(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    """A pre-tokenizer as the library runs it."""
     steps: list[pre_tokenizers.PreTokenizer] = [
         pre_tokenizers.Split(tokenizers.Regex(split), "isolated") for split in pre.splits
     ]
     if pre.byte_level:
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    if pre.byte_level:
-        return Model(backend, encoder(backend), byte_level_piece)
-    return Model(backend, encoder(backend, escape_spaces), unescape_spaces)
+    return pre_tokenizers.Sequence(steps)
 
 
 def split_merges(merges: Iterable[str]) -> list[tuple[str, str]]:

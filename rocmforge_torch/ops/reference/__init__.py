@@ -15,6 +15,7 @@ from .packing import pack_weight, unpack_weight
 from .quant_ops import (
     GATED,
     QUANTIZABLE,
+    WEIGHTED,
     dequantize,
     quant_embedding,
     quant_matmul,
@@ -22,6 +23,7 @@ from .quant_ops import (
     quant_matmul_transposed,
     quantizable_names,
     quantize,
+    weighted_quantize,
 )
 from .rope import rope
 from .rope_cache import rope_kv_cache_write_
@@ -31,6 +33,7 @@ __all__ = [
     "GATED",
     "QUANTIZABLE",
     "UNGATED",
+    "WEIGHTED",
     "accumulate_",
     "add_rms_norm",
     "attention",
@@ -52,4 +55,5 @@ __all__ = [
     "sample",
     "silu_mul",
     "unpack_weight",
+    "weighted_quantize",
 ]

@@ -11,10 +11,14 @@ from torch.nn import functional
 
 from ...quant_types import QUANT_TYPES, QuantType
 from .packing import unpack_weight
-from .quants.registry import FORMATS, Format
+from .quants.registry import FORMATS, WEIGHTED, Format
 
 # Weight elements expanded at a time: 4 MiB of float32, a small multiple of it at the peak.
 CHUNK_ELEMENTS = 1 << 20
+
+# Weights of errors relative to their mean: a column that no text used still gets its scale from the
+# others like it, and sums of products stay far inside float32.
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
 # The activations of quant_matmul_gated.
 GATED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -79,6 +83,40 @@ def quantize(x: Tensor, qtype: int) -> Tensor:
     for part, target in _chunks(row, blocks, out):
         target.copy_(entry.quantize(part.float().contiguous()))
     return out.view(*x.shape[:-1], row_bytes)
+
+
+def weighted_quantize(x: Tensor, qtype: int, weights: Tensor) -> Tensor:
+    """As `quantize`, with scales chosen for the least weighted sum of squared errors.
+
+    Args:
+        x: floating point ``[..., K]``; computed in float32.
+        qtype: GGML type number, one of `WEIGHTED`.
+        weights: ``[K]``, or of x's shape but for dimensions of 1; at least 0. Only their relations
+            to each other count. Where a row's are all 0, they count as equal.
+
+    Returns:
+        uint8 ``[..., row_bytes]``.
+
+    Raises:
+        ValueError: `qtype` knows no weights or K is no whole number of blocks.
+    """
+    row, entry = _format(qtype)
+    if qtype not in WEIGHTED or entry.quantize is None:
+        names = ", ".join(QUANT_TYPES[known].name for known in sorted(WEIGHTED))
+        raise ValueError(f"{row.name} has no weighted quantizer; types with one: {names}")
+    _check_multiple("x", x, row.block_size, f"elements in a {row.name} block")
+    weights = weights.float()
+    mean = weights.mean(dim=-1, keepdim=True)
+    weights = torch.where(mean > 0, weights / mean, 1.0).clamp(LEAST_WEIGHT, MOST_WEIGHT)
+    k = x.shape[-1]
+    rows, weights = x.reshape(-1, k), weights.expand(x.shape).reshape(-1, k)
+    out = []
+    for part in range(0, len(rows), step := max(1, CHUNK_ELEMENTS // k)):
+        blocks, w = (
+            y[part : part + step].float().reshape(-1, row.block_size) for y in (rows, weights)
+        )
+        out.append(entry.quantize(blocks, w))
+    return torch.cat(out).view(*x.shape[:-1], k // row.block_size * row.block_bytes)
 
 
 def quant_matmul(

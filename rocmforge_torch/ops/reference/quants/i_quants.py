@@ -140,15 +140,15 @@ IQ4_LEVELS = Levels(
 )
 
 
-def quantize_iq4_nl(x: Tensor) -> Tensor:
+def quantize_iq4_nl(x: Tensor, weights: Tensor | None = None) -> Tensor:
     x = condition(x)
-    d = half_scale(fit_symmetric(x, IQ4_LEVELS))
+    d = half_scale(fit_symmetric(x, IQ4_LEVELS, weights))
     code = _iq4_code(x * reciprocal(d))
     return torch.cat([half_bytes(d), pack(code.unflatten(1, (2, 16)), 4)], dim=-1)
 
 
-def quantize_iq4_xs(x: Tensor) -> Tensor:
-    d, scale, q = symmetric_super_block(x.unflatten(1, (8, 32)), IQ4_LEVELS, 32)
+def quantize_iq4_xs(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, scale, q = symmetric_super_block(x.unflatten(1, (8, 32)), IQ4_LEVELS, 32, weights)
     code = (scale + 32).to(torch.uint8)
     low = pack_split((code & 15).unflatten(1, (4, 2)), 4)
     high = pack_split((code >> 4).unflatten(1, (2, 4)), 2)

@@ -6,13 +6,11 @@ elements apart, so that neighbouring bytes hold neighbouring elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from .bits import fields, half, half_bytes, pack
-from .search import Levels, affine_super_block, symmetric_super_block
+from .search import affine_super_block, symmetric_super_block, whole_levels
 
 
 def strided(data: Tensor, bits: int, stride: int) -> Tensor:
@@ -78,16 +76,8 @@ def dequantize_q6_k(blocks: Tensor) -> Tensor:
     return _scaled(half(d) * scales.view(torch.int8).float(), q.float() - 32)
 
 
-def _whole_levels(count: int, margins: Sequence[float]) -> Levels:
-    """The integers ``[-count, count)``."""
-    return Levels(
-        lambda y: y.round().clamp(-count, count - 1), [-count - margin for margin in margins]
-    )
-
-
-# The largest magnitude becomes the lowest level; a margin lets it be clipped or stay below.
-Q3_LEVELS = _whole_levels(4, [-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875])
-Q6_LEVELS = _whole_levels(32, [-1.25, -0.875, -0.5, -0.25, 0.0, 0.25, 0.5, 0.875])
+Q3_LEVELS = whole_levels(4, [-0.875, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 0.875])
+Q6_LEVELS = whole_levels(32, [-1.25, -0.875, -0.5, -0.25, 0.0, 0.25, 0.5, 0.875])
 
 
 def pack_strided(q: Tensor, bits: int, stride: int) -> Tensor:
@@ -114,36 +104,36 @@ def pack_signed_scales(scales: Tensor) -> Tensor:
     return torch.cat([low, pack((code >> 4).unflatten(-1, (4, 4)), 2)], dim=-1)
 
 
-def quantize_q2_k(x: Tensor) -> Tensor:
-    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (16, 16)), 3, 15)
+def quantize_q2_k(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (16, 16)), 3, 15, weights)
     scales = (scale + 16 * minimum).to(torch.uint8)
     packed = pack_strided(q.flatten(1), 2, 32)
     return torch.cat([scales, packed, half_bytes(d), half_bytes(dmin)], dim=-1)
 
 
-def quantize_q3_k(x: Tensor) -> Tensor:
-    d, scale, q = symmetric_super_block(x.unflatten(1, (16, 16)), Q3_LEVELS, 32)
+def quantize_q3_k(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, scale, q = symmetric_super_block(x.unflatten(1, (16, 16)), Q3_LEVELS, 32, weights)
     code = (q.flatten(1) + 4).to(torch.uint8)
     high, low = pack_strided(code >> 2, 1, 32), pack_strided(code & 3, 2, 32)
     return torch.cat([high, low, pack_signed_scales(scale), half_bytes(d)], dim=-1)
 
 
-def quantize_q4_k(x: Tensor) -> Tensor:
-    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (8, 32)), 15, 63)
+def quantize_q4_k(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (8, 32)), 15, 63, weights)
     head = [half_bytes(d), half_bytes(dmin), pack_scales_and_mins(scale, minimum)]
     return torch.cat([*head, pack_strided(q.flatten(1), 4, 32)], dim=-1)
 
 
-def quantize_q5_k(x: Tensor) -> Tensor:
-    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (8, 32)), 31, 63)
+def quantize_q5_k(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, dmin, scale, minimum, q = affine_super_block(x.unflatten(1, (8, 32)), 31, 63, weights)
     code = q.flatten(1).to(torch.uint8)
     head = [half_bytes(d), half_bytes(dmin), pack_scales_and_mins(scale, minimum)]
     high, low = pack_strided(code >> 4, 1, 32), pack_strided(code & 15, 4, 32)
     return torch.cat([*head, high, low], dim=-1)
 
 
-def quantize_q6_k(x: Tensor) -> Tensor:
-    d, scale, q = symmetric_super_block(x.unflatten(1, (16, 16)), Q6_LEVELS, 128)
+def quantize_q6_k(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, scale, q = symmetric_super_block(x.unflatten(1, (16, 16)), Q6_LEVELS, 128, weights)
     code = (q.flatten(1) + 32).to(torch.uint8)
     low, high = pack_strided(code & 15, 4, 64), pack_strided(code >> 4, 2, 32)
     return torch.cat([low, high, scale.to(torch.int8).view(torch.uint8), half_bytes(d)], dim=-1)

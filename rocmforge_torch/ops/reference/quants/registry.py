@@ -24,11 +24,12 @@ class Format:
 
     Attributes:
         dequantize: uint8 ``[n, block_bytes]`` to float32 ``[n, block_size]``.
-        quantize: float32 ``[n, block_size]`` to uint8 ``[n, block_bytes]``, or ``None``.
+        quantize: float32 ``[n, block_size]`` to uint8 ``[n, block_bytes]``, or ``None``. Those of
+            `WEIGHTED` take weights of the squared errors too, of the same shape.
     """
 
     dequantize: Callable[[Tensor], Tensor]
-    quantize: Callable[[Tensor], Tensor] | None = None
+    quantize: Callable[..., Tensor] | None = None
 
 
 _BY_NAME = {
@@ -66,3 +67,12 @@ _BY_NAME = {
 FORMATS: Mapping[int, Format] = {
     QUANT_TYPES_BY_NAME[name].id: entry for name, entry in _BY_NAME.items()
 }
+
+# Types whose scales are searched for, or can be.
+WEIGHTED = frozenset(
+    QUANT_TYPES_BY_NAME[name].id
+    for name in (
+        *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+        *("IQ4_NL", "IQ4_XS"),
+    )
+)

@@ -3,10 +3,12 @@
 A sub-block is fitted as ``scale * q - minimum`` or ``scale * level``: several roundings of it to
 codes are tried, scale and minimum are solved from each by least squares, and the best is kept.
 A super-block then rounds the scales of its sub-blocks to integers, and every sub-block takes the
-best of the neighbouring integers. Errors are plain sums of squares.
+best of the neighbouring integers. Errors are sums of squares, of which each may have a weight
+(what an importance matrix says of its column).
 
 Every product, sum and division is written out in its order (see rounding.py), because the C++
-quantizers in csrc/cpu/quantize do the same steps and give the same bits.
+quantizers in csrc/cpu/quantize do the same steps and give the same bits. They know no weights: all
+are 1, and a product with 1 changes no bit.
 """
 
 from __future__ import annotations
@@ -55,38 +57,55 @@ def half_scale(scale: Tensor) -> Tensor:
     return scale.clamp(-HALF_MAX, HALF_MAX).half().float()
 
 
-def _square_error(fitted: Tensor, x: Tensor) -> Tensor:
+def _square_error(fitted: Tensor, x: Tensor, weights: Tensor) -> Tensor:
     difference = fitted - x
-    return tree_sum(difference * difference)
+    return tree_sum(weights * (difference * difference))
 
 
-def fit_affine(x: Tensor, qmax: int) -> tuple[Tensor, Tensor]:
+def _like(x: Tensor, weights: Tensor | None) -> Tensor:
+    return torch.ones_like(x) if weights is None else weights.reshape(x.shape)
+
+
+def whole_levels(count: int, margins: Sequence[float]) -> Levels:
+    """The integers ``[-count, count)``.
+
+    The largest magnitude becomes the lowest level; a margin lets it be clipped or stay below.
+    """
+    return Levels(
+        lambda y: y.round().clamp(-count, count - 1), [-count - margin for margin in margins]
+    )
+
+
+def fit_affine(x: Tensor, qmax: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Scale and minimum, both ``>= 0``, of ``scale * q - minimum`` with q in ``[0, qmax]``.
 
     Args:
         x: ``[..., m]``, conditioned.
+        qmax: largest code.
+        weights: of the squared errors, as many as x has numbers; None for all 1.
 
     Returns:
         ``[..., 1]`` twice.
     """
-    count = x.shape[-1]
+    weights = _like(x, weights)
+    count = tree_sum(weights)
     low = x.amin(dim=-1, keepdim=True).clamp(max=0.0)
     span = x.amax(dim=-1, keepdim=True) - low
-    sum_x = tree_sum(x)
+    sum_x = tree_sum(weights * x)
     scale, minimum = torch.zeros_like(low), 0.0 - low
-    least = _square_error(low, x)
-    noise = tree_sum(x * x) * NOISE
+    least = _square_error(low, x, weights)
+    noise = tree_sum(weights * (x * x)) * NOISE
 
     def try_codes(q: Tensor) -> None:
         nonlocal scale, minimum, least
-        sum_q, sum_qq, sum_xq = tree_sum(q), tree_sum(q * q), tree_sum(x * q)
+        sum_q, sum_qq, sum_xq = (tree_sum(weights * y) for y in (q, q * q, x * q))
         determinant = count * sum_qq - sum_q * sum_q
         new_scale = (count * sum_xq - sum_x * sum_q) / determinant
         new_minimum = (new_scale * sum_q - sum_x) / count
         free = (determinant > 0) & (new_minimum >= 0)
         new_scale = torch.where(free, new_scale, sum_xq / sum_qq)
         new_minimum = torch.where(free, new_minimum, 0.0)
-        error = _square_error(new_scale * q - new_minimum, x)
+        error = _square_error(new_scale * q - new_minimum, x, weights)
         better = (new_scale > 0) & (error < least - noise)
         scale = torch.where(better, new_scale, scale)
         minimum = torch.where(better, new_minimum, minimum)
@@ -104,17 +123,21 @@ def affine_codes(x: Tensor, scale: Tensor, minimum: Tensor, qmax: int) -> Tensor
     return ((x + minimum) * reciprocal(scale)).round().clamp(0, qmax)
 
 
-def fit_symmetric(x: Tensor, levels: Levels) -> Tensor:
-    """The scale of ``scale * level``: ``[..., m]``, conditioned, to ``[..., 1]``."""
+def fit_symmetric(x: Tensor, levels: Levels, weights: Tensor | None = None) -> Tensor:
+    """The scale of ``scale * level``: ``[..., m]``, conditioned, to ``[..., 1]``.
+
+    `weights` are as in `fit_affine`.
+    """
+    weights = _like(x, weights)
     inverse_largest = reciprocal(largest(x))
     scale = torch.zeros_like(inverse_largest)
-    least = tree_sum(x * x)
+    least = tree_sum(weights * (x * x))
 
     def try_codes(q: Tensor) -> None:
         nonlocal scale, least
-        sum_qq = tree_sum(q * q)
-        new_scale = tree_sum(x * q) / sum_qq
-        error = _square_error(new_scale * q, x)
+        sum_qq = tree_sum(weights * (q * q))
+        new_scale = tree_sum(weights * (x * q)) / sum_qq
+        error = _square_error(new_scale * q, x, weights)
         better = (sum_qq > 0) & (error < least)
         scale = torch.where(better, new_scale, scale)
         least = torch.where(better, error, least)
@@ -125,20 +148,23 @@ def fit_symmetric(x: Tensor, levels: Levels) -> Tensor:
     return scale
 
 
-def affine_super_block(x: Tensor, qmax: int, scale_max: int) -> tuple[Tensor, ...]:
+def affine_super_block(
+    x: Tensor, qmax: int, scale_max: int, weights: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Fit super-blocks of sub-blocks ``scale * q - minimum`` with integer scales and minima.
 
     Args:
         x: float32 ``[n, sub-blocks, m]``.
         qmax: largest code.
         scale_max: largest integer scale and minimum.
+        weights: as in `fit_affine`.
 
     Returns:
         d and dmin ``[n, 1]`` (float16 numbers), integer scales and minima ``[n, sub-blocks]``,
         codes ``[n, sub-blocks, m]``; all float32.
     """
-    x = condition(x)
-    scale, minimum = fit_affine(x, qmax)
+    x, weights = condition(x), _like(x, weights)
+    scale, minimum = fit_affine(x, qmax, weights)
     d = half_scale(divide(scale.amax(dim=1, keepdim=True), scale_max))
     dmin = half_scale(divide(minimum.amax(dim=1, keepdim=True), scale_max))
     scale = (scale * reciprocal(d)).round().clamp(0, scale_max)
@@ -149,7 +175,8 @@ def affine_super_block(x: Tensor, qmax: int, scale_max: int) -> tuple[Tensor, ..
         new_scale = (start_scale + i).clamp(0, scale_max)
         new_minimum = (start_minimum + j).clamp(0, scale_max)
         step, offset = d * new_scale, dmin * new_minimum
-        error = _square_error(step * affine_codes(x, step, offset, qmax) - offset, x)
+        fitted = step * affine_codes(x, step, offset, qmax) - offset
+        error = _square_error(fitted, x, weights)
         better = error < least
         scale = torch.where(better, new_scale, scale)
         minimum = torch.where(better, new_minimum, minimum)
@@ -158,20 +185,23 @@ def affine_super_block(x: Tensor, qmax: int, scale_max: int) -> tuple[Tensor, ..
     return d.squeeze(2), dmin.squeeze(2), scale.squeeze(2), minimum.squeeze(2), q
 
 
-def symmetric_super_block(x: Tensor, levels: Levels, scale_max: int) -> tuple[Tensor, ...]:
+def symmetric_super_block(
+    x: Tensor, levels: Levels, scale_max: int, weights: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Fit super-blocks of sub-blocks ``scale * level`` with signed integer scales.
 
     Args:
         x: float32 ``[n, sub-blocks, m]``.
         levels: the levels.
         scale_max: integer scales are in ``[-scale_max, scale_max)``.
+        weights: as in `fit_affine`.
 
     Returns:
         d ``[n, 1]`` (float16 numbers), integer scales ``[n, sub-blocks]``, levels
         ``[n, sub-blocks, m]``; all float32.
     """
-    x = condition(x)
-    scale = fit_symmetric(x, levels)
+    x, weights = condition(x), _like(x, weights)
+    scale = fit_symmetric(x, levels, weights)
     d = half_scale(divide(largest(scale.squeeze(2)), -scale_max)).unsqueeze(2)
     scale = (scale * reciprocal(d)).round().clamp(-scale_max, scale_max - 1)
     start = scale
@@ -179,7 +209,7 @@ def symmetric_super_block(x: Tensor, levels: Levels, scale_max: int) -> tuple[Te
     for i in (0, -1, 1):
         new_scale = (start + i).clamp(-scale_max, scale_max - 1)
         step = d * new_scale
-        error = _square_error(step * levels.nearest(x * reciprocal(step)), x)
+        error = _square_error(step * levels.nearest(x * reciprocal(step)), x, weights)
         better = error < least
         scale = torch.where(better, new_scale, scale)
         least = torch.where(better, error, least)

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from .bits import fields, half, half_bytes, pack, pack_split, split_fields, view_as
 from .rounding import divide, largest, reciprocal, round_half_away, smallest, to_int8, truncate
+from .search import condition, fit_affine, fit_symmetric, half_scale, whole_levels
+
+MARGINS = (-1.0, -0.625, -0.375, -0.125, 0.125, 0.375, 0.625, 1.0)
+SEARCHED = {zero: whole_levels(zero, MARGINS) for zero in (8, 16)}
 
 
 def _nibbles(data: Tensor) -> Tensor:
@@ -72,38 +76,65 @@ def _pack_five_bits(q: Tensor) -> Tensor:
     return torch.cat([pack_split(q.unflatten(-1, (4, 8)) >> 4, 1), _pack_nibbles(q & 15)], dim=-1)
 
 
-def _codes_around_zero(x: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+def _codes_around_zero(
+    x: Tensor, zero: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Scale and codes ``[0, 2 zero)`` where the largest magnitude becomes code 0."""
+    if weights is not None:
+        return _searched_around_zero(x, zero, weights)
     d = divide(largest(x), -zero)
     q = truncate(x * reciprocal(d) + (zero + 0.5), 2 * zero - 1)
     return d, q
 
 
-def _codes_above_minimum(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _codes_above_minimum(
+    x: Tensor, levels: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scale, minimum and codes ``[0, levels)``."""
+    if weights is not None:
+        return _searched_above_minimum(x, levels, weights)
     minimum = smallest(x)
     d = divide(-smallest(-x) - minimum, levels - 1)
     q = truncate((x - minimum) * reciprocal(d) + 0.5, levels - 1)
     return d, minimum, q
 
 
-def quantize_q4_0(x: Tensor) -> Tensor:
-    d, q = _codes_around_zero(x, 8)
+def _searched_around_zero(x: Tensor, zero: int, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_codes_around_zero`, with the scale of the least weighted error."""
+    x, levels = condition(x), SEARCHED[zero]
+    d = half_scale(fit_symmetric(x, levels, weights))
+    return d, (levels.nearest(x * reciprocal(d)) + zero).to(torch.uint8)
+
+
+def _searched_above_minimum(
+    x: Tensor, levels: int, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_codes_above_minimum`, with scale and minimum of the least weighted error."""
+    x = condition(x)
+    top = x.amax(dim=-1, keepdim=True)
+    scale, below = fit_affine(x - top, levels - 1, weights)  # where every minimum is negative
+    d, minimum = half_scale(scale), half_scale(top - below)
+    q = ((x - minimum) * reciprocal(d)).round().clamp(0, levels - 1)
+    return d, minimum, q.to(torch.uint8)
+
+
+def quantize_q4_0(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, q = _codes_around_zero(x, 8, weights)
     return torch.cat([half_bytes(d), _pack_nibbles(q)], dim=-1)
 
 
-def quantize_q4_1(x: Tensor) -> Tensor:
-    d, minimum, q = _codes_above_minimum(x, 16)
+def quantize_q4_1(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, minimum, q = _codes_above_minimum(x, 16, weights)
     return torch.cat([half_bytes(d), half_bytes(minimum), _pack_nibbles(q)], dim=-1)
 
 
-def quantize_q5_0(x: Tensor) -> Tensor:
-    d, q = _codes_around_zero(x, 16)
+def quantize_q5_0(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, q = _codes_around_zero(x, 16, weights)
     return torch.cat([half_bytes(d), _pack_five_bits(q)], dim=-1)
 
 
-def quantize_q5_1(x: Tensor) -> Tensor:
-    d, minimum, q = _codes_above_minimum(x, 32)
+def quantize_q5_1(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    d, minimum, q = _codes_above_minimum(x, 32, weights)
     return torch.cat([half_bytes(d), half_bytes(minimum), _pack_five_bits(q)], dim=-1)
 
 
