@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from .divergence import Divergence, divergence, token_divergence
 from .explain import Explanation, Use, explain
 from .record import Recording, record
+from .tensor_errors import TensorError, only_in_one, tensor_errors
 
-__all__ = ["Explanation", "Recording", "Use", "explain", "record"]
+__all__ = [
+    "Divergence",
+    "Explanation",
+    "Recording",
+    "TensorError",
+    "Use",
+    "divergence",
+    "explain",
+    "only_in_one",
+    "record",
+    "tensor_errors",
+    "token_divergence",
+]
