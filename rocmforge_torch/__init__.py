@@ -17,6 +17,7 @@ from .config import config  # noqa: E402
 from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
 from .models import load_model  # noqa: E402
 from .nn.quantize import quantize_  # noqa: E402
+from .research import explain  # noqa: E402
 from .tensor import GGUFTensor  # noqa: E402
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TensorAllocator",
     "allocator_stats",
     "config",
+    "explain",
     "load_gguf",
     "load_model",
     "ops",

@@ -17,11 +17,13 @@ CSRC = PACKAGE.parent / "csrc"
 # Top to bottom; parts of one line may import each other.
 LAYERS = [
     {"cli", "serve", "__main__"},
+    {"research"},
     {"quantize", "integrations"},
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},
     {"nn"},
+    {"safetensors_io"},
     {"huggingface"},
     {"tensor", "gguf"},
     {"ops"},

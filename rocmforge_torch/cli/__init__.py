@@ -14,6 +14,7 @@ import typer
 from . import options
 from .bench import bench
 from .chat import chat
+from .compare import compare
 from .doctor import doctor
 from .errors import FAILED, INTERRUPTED, USAGE, Interrupted, UsageError, sentence
 from .generate import generate
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, chat, perplexity, inspect, bench, quantize, imatrix, doctor):
+for command in (generate, chat, perplexity, inspect, bench, quantize, compare, imatrix, doctor):
     app.command()(command)
 
 

@@ -14,7 +14,6 @@ from .options import Debug, Json
 from .output import console, print_json, progress_bar, table
 
 PACKAGES = ("torch", "numpy", "gguf", "safetensors", "einops", "tokenizers", "jinja2")
-KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # device type -> dispatch key; AMD GPUs are "cuda" in torch
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
@@ -121,6 +120,7 @@ def _ops(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
     The first device of a type is tested, except those that no kernel can start on.
     """
     from ..ops import OPS
+    from ..ops.kernels import kernel_of
     from . import self_test
 
     tested: dict[str, str] = {}
@@ -133,7 +133,7 @@ def _ops(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore")  # "the reference runs" is what the table says
         for kind, place in tested.items():
             for op in OPS:
-                kernel, why = _kernel(op, kind)
+                kernel, why = kernel_of(op, kind)
                 outcome = self_test.run(op, place)
                 rows.append(
                     {
@@ -150,22 +150,6 @@ def _ops(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 )
                 bar.update(1)
     return rows
-
-
-def _kernel(op: str, device: str) -> tuple[str, str]:
-    """(what runs, why) for an op on a device."""
-    import torch
-
-    from .. import extension
-
-    library = "cpu" if device == "cpu" else "gpu"
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"rocmforge::{op}", KEYS[device]):
-        if device == "cpu":
-            return f"native ({extension.cpu_instruction_set()})", "CPU library"
-        return "native", "GPU library"
-    if library in extension.loaded():
-        return "reference", f"not in the {library.upper()} library"
-    return "reference", f"no {library.upper()} library"
 
 
 def _advice(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .loop import Generation, generate_tokens
 from .perplexity import Perplexity, perplexity, token_perplexity
-from .sampling import Sampler, SamplingParams
+from .sampling import LogitProcessor, Sampler, SamplingParams
 from .text import Completion, TextBatch, TextStream, complete, generate, sampling_params
 
 __all__ = [
     "Completion",
     "Generation",
+    "LogitProcessor",
     "Perplexity",
     "Sampler",
     "SamplingParams",

@@ -66,8 +66,8 @@ def generate_tokens(
             GPU, where more than a few tokens are wanted. Or one of this model whose captures are to
             be used again: no row of it may be decoding, and it brings its own context and cache
             (tokens are the same if one of its batch sizes is the number of prompts).
-            A repeat penalty needs the tokens on the host between any two steps: decoding is eager
-            then, with a warning if it was asked to be graphed.
+            A repeat penalty and logit processors need the tokens on the host between any two steps:
+            decoding is eager then, with a warning if it was asked to be graphed.
 
     Yields:
         The same list of generations after every step, in the order of the prompts.
@@ -96,7 +96,8 @@ def generate_tokens(
         graphed = graphed and not sampler.needs_history
     elif graphed is not False and sampler.needs_history:
         warnings.warn(
-            "decoding runs eagerly: a repeat penalty needs the tokens between any two steps",
+            "decoding runs eagerly: a repeat penalty needs the tokens between any two steps, and "
+            "so do logit processors",
             RuntimeWarning,
             stacklevel=2,
         )

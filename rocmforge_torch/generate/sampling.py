@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..nn import SamplingRows, sample
+
+# (ids int64 [1, T], logits [1, V]) -> logits [1, V], as transformers' LogitsProcessor is called.
+LogitProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class SamplingParams:
         max_tokens: at most so many tokens; -1: until the model ends or the context is full.
         stop: texts that end the generation; they are not part of the result.
         ignore_eos: go on after an end-of-generation token.
+        logit_processors: functions that change the scores before all else, one after the other:
+            (ids int64 [1, T], logits [1, V]) -> logits [1, V], for each row by itself, with its
+            prompt and its tokens so far. Those of transformers fit.
     """
 
     temperature: float = 0.8
@@ -41,6 +47,7 @@ class SamplingParams:
     max_tokens: int = -1
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    logit_processors: tuple[LogitProcessor, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -57,6 +64,12 @@ class SamplingParams:
             _check("seed", self.seed, 0, 2**63 - 1)
         if "" in self.stop:
             raise ValueError("stop must not hold an empty text")
+        object.__setattr__(self, "logit_processors", tuple(self.logit_processors))
+        for processor in self.logit_processors:
+            if not callable(processor):
+                raise ValueError(
+                    f"logit_processors must be functions (ids, logits) -> logits, got {processor!r}"
+                )
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:
@@ -93,15 +106,40 @@ class Sampler:
     @property
     def needs_history(self) -> bool:
         """Whether the choice depends on the tokens so far."""
+        return self._penalizes or bool(self.params.logit_processors)
+
+    @property
+    def _penalizes(self) -> bool:
         return self.params.repeat_penalty != 1 and self.params.repeat_last_n > 0
 
     def __call__(self, logits: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
-        """logits [B, V], the tokens of each row so far -> ids int64 [B]."""
-        if self.needs_history:
+        """logits [B, V], the tokens of each row so far -> ids int64 [B].
+
+        Raises:
+            ValueError: a logit processor returned something else than logits [1, V].
+        """
+        if self.params.logit_processors:
+            logits = self._processed(logits, histories)
+        if self._penalizes:
             logits = self._penalized(logits, histories)
         ids = sample(logits, self.rows)
         self.rows.step.add_(1)
         return ids
+
+    def _processed(self, logits: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
+        rows = []
+        for scores, history in zip(logits.split(1), histories, strict=True):
+            ids = torch.tensor([history], dtype=torch.int64, device=logits.device)
+            for processor in self.params.logit_processors:
+                given = scores.shape
+                scores = processor(ids, scores)
+                if not isinstance(scores, Tensor) or scores.shape != given:
+                    got = list(scores.shape) if isinstance(scores, Tensor) else repr(scores)
+                    raise ValueError(
+                        f"logit processor {processor!r} must return logits {list(given)}, got {got}"
+                    )
+            rows.append(scores)
+        return torch.cat(rows)
 
     def _penalized(self, logits: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         logits = logits.clone()

@@ -6,7 +6,7 @@ import functools
 import threading
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -169,6 +169,9 @@ class GraphedDecode:
         """
         with self._lock:
             self._check_free(rows)
+            if not self._reason and has_hooks(self.model.modules()):
+                self._reader.finish()  # no graph goes while it runs
+                self._fall_back("the model has forward hooks, which a replay would not call")
             if {len(tokens), len(lengths), *map(len, sampling)} != {len(rows)}:
                 raise ValueError(
                     f"GraphedDecode.join: {len(rows)} rows need as many tokens, lengths and "
@@ -323,6 +326,11 @@ class GraphedDecode:
         self._reason = reason
         self._replays.clear()  # none is under way: see _captured
         warnings.warn(f"GraphedDecode runs eagerly: {reason}", RuntimeWarning, stacklevel=5)
+
+
+def has_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether Python is to run before or after a module."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _buckets(max_batch: int, buckets: Sequence[int] | None) -> tuple[int, ...]:

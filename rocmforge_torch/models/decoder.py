@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +20,7 @@ from ..nn import (
     RMSNorm,
     RotaryEmbedding,
     Step,
+    attention_mask,
     uncached_step,
 )
 from .config import DecoderConfig
@@ -109,8 +113,9 @@ def build_mlp(config: DecoderConfig, weights: Weights, prefix: str) -> MLP | Gat
 class DecoderLayer(nn.Module):
     """Attention and a feed-forward network, each added to the residual stream.
 
-    A layer hands on what it would add last (`delta`, and the norm that it goes through before)
-    instead of adding it, so that the next norm can do all of it at once.
+    Called, it is a plain module from hidden states to hidden states. In a `Decoder` where nobody
+    looks (`hands_on`), it hands on what it would add last (`delta`, and the norm that it goes
+    through before) instead of adding it, so that the next norm can do all of it at once.
     """
 
     def __init__(
@@ -134,6 +139,16 @@ class DecoderLayer(nn.Module):
         self.residual_scale = config.residual_scale
 
     def forward(
+        self, x: Tensor, step: Step | None = None, cache: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """x [B, T, C] -> [B, T, C], the input of the next layer.
+
+        Without a step the T tokens stand at the beginning and attend to each other alone. cache:
+        keys and values of this layer, as `Attention` takes them.
+        """
+        return added(*self.deferred(x, None, step or uncached_step(x), cache))
+
+    def deferred(
         self,
         delta: Tensor,
         residual: Tensor | None,
@@ -161,13 +176,32 @@ class DecoderLayer(nn.Module):
         return (x if norm is None else norm(x)) * self.residual_scale, None
 
 
+def added(delta: Tensor, residual: Tensor | None, delta_norm: Norm | None = None) -> Tensor:
+    """The hidden states that a layer handed on in parts; all [..., C]."""
+    x = delta if delta_norm is None else delta_norm(delta)
+    return x if residual is None else x + residual
+
+
+def hands_on(layer: nn.Module) -> TypeGuard[DecoderLayer]:
+    """Whether a layer may hand on its last addition: it is ours as it was built, and no hook looks
+    at what goes into or out of it."""
+    return (
+        type(layer) is DecoderLayer
+        and layer._compiled_call_impl is None
+        and "forward" not in layer.__dict__
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
+    )
+
+
 class Decoder(nn.Module):
     """Tokens to logits.
 
     Attributes:
         config: the numbers it was built from.
         token_embd, layers, output_norm, output: its modules; `output` is None where the embedding
-            table is the output layer too.
+            table is the output layer too. A layer may be replaced by any module that is called as
+            a `DecoderLayer` is.
     """
 
     def __init__(
@@ -210,8 +244,13 @@ class Decoder(nn.Module):
         delta_norm: Norm | None = None
         for i, layer in enumerate(self.layers):
             kv = None if cache is None else (cache.k[i], cache.v[i])
-            delta, residual, delta_norm = layer(delta, residual, step, kv, delta_norm)
-        assert residual is not None, "a model has layers"
+            if hands_on(layer):
+                delta, residual, delta_norm = layer.deferred(delta, residual, step, kv, delta_norm)
+            else:
+                delta = layer(added(delta, residual, delta_norm), step, kv)
+                residual = delta_norm = None
+        if residual is None:
+            return self.output_norm(delta)
         return self.output_norm.add(delta, residual, delta_norm)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -223,13 +262,24 @@ class Decoder(nn.Module):
             scores = torch.tanh(scores / self.config.final_softcap) * self.config.final_softcap
         return scores
 
-    def forward(self, input_ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """input_ids int [B, T] -> logits [B, T, V].
 
         With a cache, the tokens follow those that are in it, and are added to them.
 
+        Args:
+            input_ids: the tokens.
+            cache: keys and values of the tokens before them.
+            mask: which keys each token sees, in the place of "itself and those before it": bool
+                (True: seen) or float (added to the scores), [T, S], [B, T, S] or [B, H, T, S], of
+                the first S keys; later ones are not seen. The window of a layer still holds.
+                Attention runs its reference then, plain torch with all scores in memory.
+
         Raises:
-            ValueError: input_ids is no int [B, T], or the cache has no room or another batch size.
+            ValueError: input_ids is no int [B, T], the cache has no room or another batch size, or
+                the mask is neither bool nor float or does not fit.
         """
         if input_ids.dim() != 2 or input_ids.shape[1] == 0 or input_ids.is_floating_point():
             raise ValueError(
@@ -240,5 +290,10 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"the cache holds {cache.batch_size} sequences, input_ids {input_ids.shape[0]}"
             )
+        if mask is not None:
+            room = input_ids.shape[1] if cache is None else cache.max_seq_len
+            mask = attention_mask(mask, input_ids, self.config.num_heads, room)
         step = uncached_step(input_ids) if cache is None else cache.advance(input_ids.shape[1])
+        if mask is not None:
+            step = replace(step, mask=mask)
         return self.logits(self.hidden(input_ids, step, cache))

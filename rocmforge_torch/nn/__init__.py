@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .attention import Attention
+from .attention import Attention, AttentionCore
 from .embedding import QuantEmbedding
 from .gated import QuantGatedLinear
 from .kv_cache import KVCache, Step, uncached_step
 from .linear import QuantLinear
+from .mask import attention_mask
 from .mlp import MLP, GatedMLP
 from .norm import LayerNorm, NoNorm, Norm, RMSNorm
 from .projections import Projections
@@ -17,6 +18,7 @@ from .sampling import SamplingRows, sample
 __all__ = [
     "MLP",
     "Attention",
+    "AttentionCore",
     "GatedMLP",
     "KVCache",
     "LayerNorm",
@@ -31,6 +33,7 @@ __all__ = [
     "RotaryEmbedding",
     "SamplingRows",
     "Step",
+    "attention_mask",
     "quantize_",
     "sample",
     "uncached_step",

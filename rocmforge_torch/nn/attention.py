@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops  # noqa: F401  (registers the operators)
+from ..ops import reference
 from .kv_cache import Step
 from .linear import QuantLinear
 from .norm import Norm, RMSNorm
@@ -15,6 +16,46 @@ from .rope import RotaryEmbedding
 attention = torch.ops.rocmforge.attention.default
 kv_cache_write_ = torch.ops.rocmforge.kv_cache_write_.default
 rope_kv_cache_write_ = torch.ops.rocmforge.rope_kv_cache_write_.default
+
+
+class AttentionCore(nn.Module):
+    """softmax(q k^T scale) v: a module of its own, so that a hook on it sees q, k and v."""
+
+    def __init__(self, scale: float, window: int = 0, softcap: float = 0.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.window = window
+        self.softcap = softcap
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> Tensor:
+        """q [B, T, H, D], k and v [B, S, Hkv, D] (rotated; a cache in its format) -> [B, T, H, D].
+
+        No kernel takes a mask: with one, the op's reference runs.
+        """
+        places = step.seq_lens, step.block_table
+        if step.mask is None:
+            return attention(q, k, v, *places, self.scale, True, self.window, self.softcap)
+        return reference.attention(
+            q, k, v, *places, self.scale, False, self.window, self.softcap, mask=step.mask
+        )
+
+    def weights(self, q: Tensor, k: Tensor, step: Step) -> Tensor:
+        """What each query takes of each value, float32 [B, H, T, S]; by the op's reference."""
+        causal = step.mask is None
+        return reference.attention_weights(
+            q,
+            k,
+            step.seq_lens,
+            step.block_table,
+            self.scale,
+            causal,
+            self.window,
+            self.softcap,
+            mask=step.mask,
+        )
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:.4g}, window={self.window}, softcap={self.softcap}"
 
 
 class Attention(nn.Module):
@@ -51,9 +92,7 @@ class Attention(nn.Module):
         self.head_dim = head_dim
         self.sizes = [num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim]
         self.splits = self._splits()
-        self.scale = scale
-        self.window = window
-        self.softcap = softcap
+        self.core = AttentionCore(scale, window, softcap)
 
     def forward(self, x: Tensor, step: Step, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         """x [B, T, C] -> [B, T, C]; cache: k and v [B, S, Hkv, D], written to."""
@@ -70,10 +109,7 @@ class Attention(nn.Module):
                 kv_cache_write_(*cache, k, v, step.slots)
         if cache is not None:
             k, v = cache
-        attended = attention(
-            q, k, v, step.seq_lens, step.block_table, self.scale, True, self.window, self.softcap
-        )
-        return self.out(attended.flatten(-2))
+        return self.out(self.core(q, k, v, step).flatten(-2))
 
     def fuse_(self) -> Attention:
         """Make neighbours of query, key and value one matrix, where their types agree."""
@@ -115,6 +151,3 @@ class Attention(nn.Module):
         if not self.norm_heads or q_norm.eps != k_norm.eps:
             return None
         return q_norm._parameters["weight"], k_norm._parameters["weight"], q_norm.eps
-
-    def extra_repr(self) -> str:
-        return f"scale={self.scale:.4g}, window={self.window}, softcap={self.softcap}"

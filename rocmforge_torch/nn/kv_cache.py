@@ -27,6 +27,8 @@ class Step:
         context: the most tokens a sequence can get in this cache or call.
         block_table: int32 [B, 1], which sequence of the cache each row of the call is; None where
             row b is sequence b.
+        mask: bool or float [B or 1, H or 1, T, S], as `attention_mask` returns it; None for the
+            causal one, which kernels know.
     """
 
     positions: Tensor
@@ -34,13 +36,14 @@ class Step:
     slots: Tensor | None
     context: int
     block_table: Tensor | None = None
+    mask: Tensor | None = None
 
 
-def uncached_step(ids: Tensor) -> Step:
-    """The step of a call that attends to its own T tokens alone; ids [B, T]."""
-    b, t = ids.shape
-    positions = torch.arange(t, device=ids.device)
-    return Step(positions, torch.full((b,), t, dtype=torch.int32, device=ids.device), None, t)
+def uncached_step(tokens: Tensor) -> Step:
+    """The step of a call that attends to its own T tokens alone; ids [B, T] or states [B, T, C]."""
+    b, t = tokens.shape[:2]
+    positions = torch.arange(t, device=tokens.device)
+    return Step(positions, torch.full((b,), t, dtype=torch.int32, device=tokens.device), None, t)
 
 
 def cache_formats(dtypes: CacheDtypes) -> tuple[CacheFormat, CacheFormat]:

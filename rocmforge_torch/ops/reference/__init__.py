@@ -7,7 +7,7 @@ have passed the op's shape function (`ops/schemas.py`), which states shapes, dty
 from __future__ import annotations
 
 from .activation import gelu_mul, silu_mul
-from .attention import attention
+from .attention import attention, attention_weights
 from .cache import accumulate_, kv_cache_write_
 from .norm import add_rms_norm, rms_norm
 from .norm_product import UNGATED, norm_quant_matmul
@@ -37,6 +37,7 @@ __all__ = [
     "accumulate_",
     "add_rms_norm",
     "attention",
+    "attention_weights",
     "dequantize",
     "gelu_mul",
     "kv_cache_write_",

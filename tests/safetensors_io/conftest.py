@@ -1,0 +1,8 @@
+"""Small GGUF files, as in tests/gguf."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "gguf"))
