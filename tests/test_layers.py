@@ -20,7 +20,7 @@ LAYERS = [
     {"generate"},
     {"models"},
     {"fx", "graphs", "allocator"},
-    {"nn"},
+    {"nn", "exported"},
     {"tensor", "gguf"},
     {"ops"},
     {"config"},

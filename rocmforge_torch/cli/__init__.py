@@ -16,6 +16,7 @@ from .bench import bench
 from .chat import chat
 from .doctor import doctor
 from .errors import FAILED, INTERRUPTED, USAGE, Interrupted, UsageError, sentence
+from .export import export
 from .generate import generate
 from .inspect import inspect
 from .perplexity import perplexity
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, chat, perplexity, inspect, bench, quantize, doctor):
+for command in (generate, chat, perplexity, inspect, bench, quantize, export, doctor):
     app.command()(command)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import CommandError
 from .options import Debug, Json, Threads
 from .output import console, count, note, print_json, progress_bar, size, table
+from .target import check_target
 
 if TYPE_CHECKING:
     from .quantize_plan import Plan
@@ -54,7 +54,7 @@ def quantize(
     main_type = target_type(type_name)
     special = [target_type(t) if t else None for t in (output_tensor_type, token_embedding_type)]
     file = load_gguf(source)
-    _check_target(target, file.paths, force)
+    check_target(target, file.paths, force)
     if threads:
         torch.set_num_threads(threads)
     plans = plan(file, main_type, *special)
@@ -69,19 +69,6 @@ def quantize(
         print_json(report)
     else:
         _show(report, plans)
-
-
-def _check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
-    if target.is_dir():
-        raise CommandError(f"{target} is a directory, not a file to write")
-    if not target.parent.is_dir():
-        raise CommandError(f"{target.parent} is no directory to write {target.name} into")
-    if not target.exists():
-        return
-    if any(target.samefile(source) for source in sources):
-        raise CommandError(f"{target} is the input itself: write to another file")
-    if not force:
-        raise CommandError(f"{target} exists already: --force replaces it")
 
 
 def _report(
