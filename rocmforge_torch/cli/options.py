@@ -52,7 +52,8 @@ Debug = Annotated[
     ),
 ]
 ModelArgument = Annotated[
-    Path | None, typer.Argument(metavar="MODEL", help="GGUF file.", show_default=False)
+    Path | None,
+    typer.Argument(metavar="MODEL", help="GGUF file, or user/repo:QUANT.", show_default=False),
 ]
 ModelOption = Annotated[
     Path | None,
@@ -61,7 +62,7 @@ ModelOption = Annotated[
         "--model",
         metavar="FILE",
         envvar="ROCMFORGE_MODEL",
-        help="GGUF file, if not given as MODEL.",
+        help="GGUF file, or user/repo:QUANT on the Hugging Face hub, if not given as MODEL.",
         show_default=False,
     ),
 ]

@@ -12,6 +12,7 @@ import torch
 
 from .. import extension
 from .checks import ARCHITECTURE, TOKENS, vocab_size_key
+from .hub import local_path
 from .shard import Shard, open_shard
 from .splits import merge_metadata, shard_paths
 from .tensor_map import TensorMap
@@ -89,7 +90,8 @@ def load_gguf(
     used at once on its current stream.
 
     Args:
-        path: the file; of a split model, any shard.
+        path: the file; of a split model, any shard. Or a model on the Hugging Face hub, as
+            "user/repo:Q4_K_M" (the type is Q4_K_M if none is named).
         device: where tensors are.
         dtype: the dtype that floating-point tensors are cast to and that quantized ones compute in;
             by default plain tensors keep theirs and quantized ones say float32.
@@ -99,14 +101,14 @@ def load_gguf(
 
     Raises:
         GGUFError: the file is no valid GGUF, or a shard is missing or contradicts the others.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or not be fetched.
         RuntimeError: there is no such GPU, it has no room (torch.OutOfMemoryError), or the library
             no code for it.
         ValueError: ``dtype`` is no floating-point dtype.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
-    path = Path(path)
+    path = local_path(path)
     opened = open_shard(path)
     paths = shard_paths(path, opened.header)
     shards = [opened if shard == path else open_shard(shard) for shard in paths]

@@ -152,7 +152,7 @@ def load_model(
     """Load a GGUF file as a model whose weights stay quantized.
 
     Args:
-        path: the file; of a split model, any shard.
+        path: the file, or a model on the Hugging Face hub, as in `load_gguf`.
         device: where the model computes. On "cpu" the weights stay in the mapped file; on a GPU
             they are loaded, and all but the embedding table get the layout that products are
             fastest in. (An embedding table that is the output layer too exists once, in the file's
