@@ -171,23 +171,25 @@ class ExportedDecoder:
             ValueError: the prompt is empty, or does not fit into `ctx_size` tokens.
         """
         tokens = self.tokenizer.encode(prompt, parse_special=True)
-        most = min(max_tokens, self.info.ctx_size - len(tokens))
-        if not tokens or most < 0:
+        # The last token is never computed with, so it needs no room.
+        most = min(max_tokens, self.info.ctx_size - len(tokens) + 1)
+        if not 1 <= len(tokens) <= self.info.ctx_size:
             raise ValueError(
                 f"the prompt must have 1 to {self.info.ctx_size} tokens, it has {len(tokens)}"
             )
-        cache = self.new_cache(1, max(len(tokens) + most, LEAST_ROOM))
+        cache = self.new_cache(1, max(len(tokens) + most - 1, LEAST_ROOM))
         ids = torch.tensor([tokens], device=self.device)
         for chunk in ids.split(PREFILL_CHUNK, 1):
             logits = self(chunk, cache)
         writer = self.tokenizer.stream(tokens)
-        for _ in range(most):
+        for count in range(1, most + 1):
             chosen = logits.argmax(-1, keepdim=True)
             token = int(chosen)
             if token in self.tokenizer.eog_ids:
                 break
             yield writer.push(token)
-            logits = self(chosen, cache)
+            if count < most:
+                logits = self(chosen, cache)
         yield writer.finish()
 
     def generate(self, prompt: str, max_tokens: int) -> str:

@@ -19,7 +19,7 @@ LAYERS = [
     {"cli", "serve", "__main__"},
     {"generate"},
     {"models"},
-    {"fx", "graphs", "allocator"},
+    {"fx", "graphs", "allocator", "offload"},
     {"nn", "exported"},
     {"tensor", "gguf"},
     {"ops"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def export(
     start = time.perf_counter()
     cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
     export_model(lm, output, ctx_size=ctx_size or None, cache_dtype=cache_dtype, aot=aot)
-    report = {
+    report: dict[str, Any] = {
         "model": str(path),
         "output": str(output),
         "architecture": lm.config.architecture,

@@ -93,6 +93,20 @@ Device = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+GpuLayers = Annotated[
+    int | None,
+    typer.Option(
+        "-ngl",
+        "--gpu-layers",
+        "--n-gpu-layers",
+        metavar="N",
+        min=0,
+        envvar="ROCMFORGE_GPU_LAYERS",
+        help="Layers that stay on the GPU; others are streamed to it (default: all that fit stay).",
+        show_default=False,
+        rich_help_panel=RUNNING,
+    ),
+]
 ActivationDtype = Annotated[
     Dtype | None,
     typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -82,6 +82,7 @@ def load_gguf(
     *,
     packed: bool = False,
     progress: bool | None = None,
+    only: Callable[[str], bool] | None = None,
 ) -> GGUFModelFile:
     """Open a GGUF file, or all shards of a split one.
 
@@ -98,6 +99,8 @@ def load_gguf(
         packed: on a GPU, quantized matrices get the layout that its products are fastest in
             (`GGUFTensor.qlayout` 1), except embedding tables.
         progress: whether to show a bar of bytes and rate; by default on a terminal only.
+        only: on a GPU, the names of the tensors to load now; others are loaded when they are asked
+            for. By default all.
 
     Raises:
         GGUFError: the file is no valid GGUF, or a shard is missing or contradicts the others.
@@ -115,5 +118,5 @@ def load_gguf(
     device = extension.check_device(torch.device(device))
     file = GGUFModelFile(path, paths, shards, device, dtype)
     if device.type == "cuda":
-        file.tensors.load(packed, progress)
+        file.tensors.load(packed, progress, only)
     return file

@@ -90,9 +90,9 @@ import sys, torch
 sys.modules["rocmforge_torch.models"] = sys.modules["rocmforge_torch.nn"] = None
 from rocmforge_torch.exported import ExportedDecoder
 
-decoder = ExportedDecoder("model.pt2")
+decoder = ExportedDecoder(sys.argv[1])
 assert decoder.compiled
-ids, pieces, want = torch.load("io.pt")
+ids, pieces, want = torch.load(sys.argv[2])
 with torch.inference_mode():
     cache = decoder.new_cache(len(ids), 31)
     for (start, end), logits in zip(pieces, want, strict=True):
@@ -112,4 +112,5 @@ def test_machine_code(tmp_path: Path) -> None:
         hidden = model.hidden(tokens[:, start:end], cache.advance(end - start), cache)
         want.append(model.logits(hidden[:, -1]))
     torch.save((tokens, PIECES, want), tmp_path / "io.pt")
-    subprocess.run([sys.executable, "-c", COMPILED], check=True, cwd=tmp_path)
+    files = [str(tmp_path / name) for name in ("model.pt2", "io.pt")]
+    subprocess.run([sys.executable, "-c", COMPILED, *files], check=True)
