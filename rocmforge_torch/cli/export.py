@@ -49,7 +49,7 @@ def export(
     path = source.path()
     if output.suffix != ".pt2":
         raise CommandError(f"{output}: the name of an archive must end in .pt2")
-    check_target(output, (path,), force)
+    check_target(output, (), force)
     lm = session.load(path, "cpu", dtype, None, False)
     if aot and not as_json:
         note("Compiling, which takes a minute or two.")
