@@ -48,6 +48,8 @@ def state():
     return found
 
 modules, others = json.loads(sys.argv[1])
+if modules:
+    import torch._dynamo  # which marks functions of torch when it is first imported
 before = state()
 loaded = set(sys.modules)
 importlib.import_module("rocmforge_torch")

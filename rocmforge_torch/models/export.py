@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +139,9 @@ def _compiled(program: ExportedProgram) -> Any:
 
     arguments, _ = program.example_inputs
     graph = program.module(check_guards=False)
-    return torch._inductor.aot_compile(graph, arguments, options=COMPILING)
+    with warnings.catch_warnings():  # some releases of torch warn of what they do themselves
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        return torch._inductor.aot_compile(graph, arguments, options=COMPILING)
 
 
 def _info(model: CausalLM, ctx_size: int, cache: KVCache) -> DecoderInfo:
