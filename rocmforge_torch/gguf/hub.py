@@ -8,12 +8,22 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from .splits import SHARD_NAME
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<quant>[\w.-]+))?", re.ASCII)
 DEFAULT_QUANT = "Q4_K_M"  # as llama.cpp's -hf
 NO_MODEL = ("*mmproj*", "*imatrix*")  # GGUF files beside a model's own
+
+
+class _Hidden(tqdm):
+    """A bar that is not shown: looking names up takes no time."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -47,13 +57,19 @@ def _fetch(repo: str, quant: str, name: str) -> Path:
 
     try:
         try:
-            listed = snapshot_download(repo, allow_patterns="*.gguf", dry_run=True)
+            listed = snapshot_download(
+                repo, allow_patterns="*.gguf", dry_run=True, tqdm_class=_Hidden
+            )
             files = [entry.filename for entry in listed]
         except DryRunError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
                 raise error.__cause__ from None
             # The hub does not answer, or is not to be asked: what is in the cache counts.
-            folder = Path(snapshot_download(repo, allow_patterns=[], local_files_only=True))
+            folder = Path(
+                snapshot_download(
+                    repo, allow_patterns=[], local_files_only=True, tqdm_class=_Hidden
+                )
+            )
             files = [file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf")]
         chosen = choose(files, quant)
         if not chosen:
