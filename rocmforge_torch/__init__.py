@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import extension
 
 extension.load()
@@ -15,10 +18,12 @@ from .allocator import (  # noqa: E402
 )
 from .config import config  # noqa: E402
 from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
-from .models import load_model  # noqa: E402
-from .nn.quantize import quantize_  # noqa: E402
-from .research import explain  # noqa: E402
 from .tensor import GGUFTensor  # noqa: E402
+
+if TYPE_CHECKING:
+    from .models import load_model
+    from .nn import quantize_
+    from .research import explain
 
 __all__ = [
     "GGUFError",
@@ -35,3 +40,14 @@ __all__ = [
     "reset_allocator",
     "with_allocator",
 ]
+
+# Imported when first asked for: programs that `rocmforge export` wrote run without these modules.
+_MODULES = {"explain": ".research", "load_model": ".models", "quantize_": ".nn"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value

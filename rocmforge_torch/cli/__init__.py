@@ -17,6 +17,7 @@ from .chat import chat
 from .compare import compare
 from .doctor import doctor
 from .errors import FAILED, INTERRUPTED, USAGE, Interrupted, UsageError, sentence
+from .export import export
 from .generate import generate
 from .imatrix import imatrix
 from .inspect import inspect
@@ -30,7 +31,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, chat, perplexity, inspect, bench, quantize, compare, imatrix, doctor):
+COMMANDS = (
+    generate,
+    chat,
+    perplexity,
+    inspect,
+    bench,
+    quantize,
+    compare,
+    imatrix,
+    export,
+    doctor,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -48,6 +48,7 @@ def bench(
     cache_type_v: options.CacheTypeV = CacheType.f16,
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    gpu_layers: options.GpuLayers = None,
     dtype: options.ActivationDtype = None,
     exact: options.Exact = False,
     as_json: Json = False,
@@ -66,7 +67,7 @@ def bench(
 
     path = model_path(model, model_option, demo)
     cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
-    lm = session.load(path, device, dtype, threads, exact)
+    lm = session.load(path, device, dtype, threads, exact, gpu_layers)
     tests = [(kind, n) for kind, n in (("prompt", n_prompt), ("generate", n_gen)) if n > 0]
     results = []
     decode = _captured(lm, n_gen, cache_dtype)

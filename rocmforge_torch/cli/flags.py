@@ -76,6 +76,7 @@ class RunFlags:
     cache_type_v: options.CacheTypeV = CacheType.f16
     threads: options.Threads = None
     device: options.Device = "cpu"
+    gpu_layers: options.GpuLayers = None
     dtype: options.ActivationDtype = None
     exact: options.Exact = False
 
@@ -83,7 +84,9 @@ class RunFlags:
         """As `session.load`."""
         from . import session
 
-        return session.load(path, self.device, self.dtype, self.threads, self.exact)
+        return session.load(
+            path, self.device, self.dtype, self.threads, self.exact, self.gpu_layers
+        )
 
     @property
     def cache_dtype(self) -> Any:

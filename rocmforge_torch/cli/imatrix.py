@@ -12,7 +12,8 @@ from . import options
 from .options import Debug, Demo, Json, ModelArgument, ModelOption, model_path
 from .output import console, print_json, progress_bar
 from .perplexity import Chunks, Window
-from .quantize import Force, check_target
+from .quantize import Force
+from .target import check_target
 
 TextFile = Annotated[Path, typer.Option("-f", "--file", metavar="FILE", help="Text to run.")]
 Target = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="GGUF file to write.")]

@@ -52,7 +52,8 @@ Debug = Annotated[
     ),
 ]
 ModelArgument = Annotated[
-    Path | None, typer.Argument(metavar="MODEL", help="GGUF file.", show_default=False)
+    Path | None,
+    typer.Argument(metavar="MODEL", help="GGUF file, or user/repo:QUANT.", show_default=False),
 ]
 ModelOption = Annotated[
     Path | None,
@@ -61,7 +62,7 @@ ModelOption = Annotated[
         "--model",
         metavar="FILE",
         envvar="ROCMFORGE_MODEL",
-        help="GGUF file, if not given as MODEL.",
+        help="GGUF file, or user/repo:QUANT on the Hugging Face hub, if not given as MODEL.",
         show_default=False,
     ),
 ]
@@ -89,6 +90,20 @@ Device = Annotated[
         metavar="DEVICE",
         envvar="ROCMFORGE_DEVICE",
         help="cpu, or cuda for a GPU (AMD's too).",
+        rich_help_panel=RUNNING,
+    ),
+]
+GpuLayers = Annotated[
+    int | None,
+    typer.Option(
+        "-ngl",
+        "--gpu-layers",
+        "--n-gpu-layers",
+        metavar="N",
+        min=0,
+        envvar="ROCMFORGE_GPU_LAYERS",
+        help="Layers that stay on the GPU; others are streamed to it (default: all that fit stay).",
+        show_default=False,
         rich_help_panel=RUNNING,
     ),
 ]

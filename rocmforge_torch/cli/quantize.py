@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import CommandError
 from .options import Debug, Json, Threads
 from .output import console, count, note, print_json, progress_bar, size, table
+from .target import check_target
 
 if TYPE_CHECKING:
     from ..quantize import Importance, Plan
@@ -86,24 +86,6 @@ def quantize(
         print_json(report)
     else:
         _show(report, plans)
-
-
-def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
-    """Refuse a file that cannot or shall not be written.
-
-    Raises:
-        CommandError: it is a folder or an input, lies in none, or exists and `force` is not set.
-    """
-    if target.is_dir():
-        raise CommandError(f"{target} is a directory, not a file to write")
-    if not target.parent.is_dir():
-        raise CommandError(f"{target.parent} is no directory to write {target.name} into")
-    if not target.exists():
-        return
-    if any(target.samefile(source) for source in sources):
-        raise CommandError(f"{target} is the input itself: write to another file")
-    if not force:
-        raise CommandError(f"{target} exists already: --force replaces it")
 
 
 def _report(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError, UsageError
 from .options import CacheType, Dtype
+from .output import note
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +19,15 @@ TORCH_NAMES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 def load(
-    path: Path, device: str, dtype: Dtype | None, threads: int | None, exact: bool
+    path: Path,
+    device: str,
+    dtype: Dtype | None,
+    threads: int | None,
+    exact: bool,
+    gpu_layers: int | None = None,
 ) -> CausalLM:
-    """The model at `path`, set up as the flags say.
+    """The model at `path`, set up as the flags say; tells where its layers are if it was asked to
+    choose.
 
     Raises:
         CommandError: the device does not exist here.
@@ -35,7 +42,10 @@ def load(
         torch.set_num_threads(threads)
     if exact:
         config.exact = True
-    return load_model(path, _device(device), torch_dtype(dtype))
+    model = load_model(path, _device(device), torch_dtype(dtype), gpu_layers=gpu_layers)
+    if gpu_layers is not None and model.offload is not None:
+        note(str(model.offload))
+    return model
 
 
 def _device(name: str) -> torch.device:

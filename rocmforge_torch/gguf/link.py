@@ -56,7 +56,10 @@ class CudaLink:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._copies = torch.cuda.Stream(device)
-        self._compute = torch.cuda.current_stream(device)
+
+    @property
+    def _compute(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self._device)
 
     def host_buffer(self, nbytes: int) -> Tensor:
         with torch.cuda.device(self._device):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from .. import extension
 from .checks import ARCHITECTURE, TOKENS, vocab_size_key
+from .hub import local_path
 from .shard import Shard, open_shard
 from .splits import merge_metadata, shard_paths
 from .tensor_map import TensorMap
@@ -81,6 +82,7 @@ def load_gguf(
     *,
     packed: bool = False,
     progress: bool | None = None,
+    only: Callable[[str], bool] | None = None,
 ) -> GGUFModelFile:
     """Open a GGUF file, or all shards of a split one.
 
@@ -89,29 +91,32 @@ def load_gguf(
     used at once on its current stream.
 
     Args:
-        path: the file; of a split model, any shard.
+        path: the file; of a split model, any shard. Or a model on the Hugging Face hub, as
+            "user/repo:Q4_K_M" (the type is Q4_K_M if none is named).
         device: where tensors are.
         dtype: the dtype that floating-point tensors are cast to and that quantized ones compute in;
             by default plain tensors keep theirs and quantized ones say float32.
         packed: on a GPU, quantized matrices get the layout that its products are fastest in
             (`GGUFTensor.qlayout` 1), except embedding tables.
         progress: whether to show a bar of bytes and rate; by default on a terminal only.
+        only: on a GPU, the names of the tensors to load now; others are loaded when they are asked
+            for. By default all.
 
     Raises:
         GGUFError: the file is no valid GGUF, or a shard is missing or contradicts the others.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or not be fetched.
         RuntimeError: there is no such GPU, it has no room (torch.OutOfMemoryError), or the library
             no code for it.
         ValueError: ``dtype`` is no floating-point dtype.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
-    path = Path(path)
+    path = local_path(path)
     opened = open_shard(path)
     paths = shard_paths(path, opened.header)
     shards = [opened if shard == path else open_shard(shard) for shard in paths]
     device = extension.check_device(torch.device(device))
     file = GGUFModelFile(path, paths, shards, device, dtype)
     if device.type == "cuda":
-        file.tensors.load(packed, progress)
+        file.tensors.load(packed, progress, only)
     return file

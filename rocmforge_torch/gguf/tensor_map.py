@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -65,13 +65,19 @@ class TensorMap(Mapping[str, torch.Tensor]):
         """Type, shape, place and size of a tensor, without making it."""
         return self._entries[name][1]
 
-    def load(self, packed: bool = False, progress: bool | None = False) -> None:
+    def load(
+        self,
+        packed: bool = False,
+        progress: bool | None = False,
+        only: Callable[[str], bool] | None = None,
+    ) -> None:
         """Load every tensor to the GPU now, and keep it until `release`.
 
         Args:
             packed: quantized matrices get the device layout (`GGUFTensor.qlayout` 1), except
                 embedding tables.
             progress: whether to show a bar; None: on a terminal.
+            only: says by name which tensors to load; None: all.
 
         Raises:
             GGUFError, RuntimeError: see `load_tensors`.
@@ -80,6 +86,7 @@ class TensorMap(Mapping[str, torch.Tensor]):
             info
             for shard, info in self._entries.values()
             if not (is_swapped(shard.header) and info.qtype.wide_fields is None)
+            and (only is None or only(info.name))
         ]
         self._kept = self._load(wanted, packed, progress)
         self._alive.update(self._kept)

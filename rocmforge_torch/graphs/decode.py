@@ -30,6 +30,10 @@ class DecodeModel(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def offload(self) -> object | None:
+        """Which layers are streamed, which no graph can do; None if none is."""
+
     def modules(self) -> Iterator[nn.Module]: ...
 
     def new_cache(
@@ -102,6 +106,8 @@ class GraphedDecode:
         self._verify = verify
         self._device = graph_device(model.device)
         self._reason = self._device.refusal() if capture else "capture=False"
+        if model.offload is not None:
+            self._reason = "its layers are streamed"
         self._state = DecodeState(self.cache)
         self._reader = TokenReader(self._device, self._state)
         self._watch = ModelWatch(model.modules())

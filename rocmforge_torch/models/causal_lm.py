@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
+from torch import Tensor
 
+from .. import extension
 from ..gguf import GGUFError, GGUFModelFile, load_gguf
 from ..gguf.tokenizer import Tokenizer
 from ..nn import Attention, GatedMLP, KVCache
 from ..nn.kv_cache import CacheDtypes, cache_bytes
+from ..offload import OffloadPlan
 from .config import DecoderConfig
 from .decoder import Decoder
+from .offload import layer_of, placed_tensors, plan_for, stream_planned
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -28,14 +34,22 @@ class CausalLM(Decoder):
     Attributes:
         file: the loaded GGUF file, with `file.metadata` and `file.tensors`.
         dtype: the dtype of activations and logits.
+        offload: which layers are streamed to the GPU; None if none is.
     """
 
-    def __init__(self, file: GGUFModelFile, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        file: GGUFModelFile,
+        dtype: torch.dtype,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """tensors: those to take in the place of the file's, where they are elsewhere."""
         source = str(file.path)
         config = DecoderConfig.from_metadata(file.metadata, source)
-        super().__init__(config, Weights(file.tensors, source), dtype)
+        super().__init__(config, Weights(tensors or file.tensors, source), dtype)
         self.file = file
         self.dtype = dtype
+        self.offload: OffloadPlan | None = None
 
     @property
     def device(self) -> torch.device:
@@ -148,11 +162,12 @@ def load_model(
     *,
     fuse: bool | None = None,
     progress: bool | None = None,
+    gpu_layers: int | None = None,
 ) -> CausalLM:
     """Load a GGUF file as a model whose weights stay quantized.
 
     Args:
-        path: the file; of a split model, any shard.
+        path: the file, or a model on the Hugging Face hub, as in `load_gguf`.
         device: where the model computes. On "cpu" the weights stay in the mapped file; on a GPU
             they are loaded, and all but the embedding table get the layout that products are
             fastest in. (An embedding table that is the output layer too exists once, in the file's
@@ -162,24 +177,62 @@ def load_model(
             computes faster and takes a copy of about half of the weights; by default on a GPU, and
             on the CPU for files up to half of the machine's memory.
         progress: whether to show a bar of bytes and rate; by default on a terminal only.
+        gpu_layers: how many layers stay on the GPU; the weights of the others are in pinned memory
+            of the host and copied there ahead of their use, in every pass (`CausalLM.offload` says
+            which). By default all that fit, with a warning if those are not all.
 
     Raises:
         GGUFError: the file is no valid GGUF, its architecture is not supported, or a key or tensor
             that the model needs is missing or wrong.
         OSError: the file cannot be opened.
+        MemoryError: the GPU has no room even for what cannot be streamed.
         RuntimeError: the GPU has no room (torch.OutOfMemoryError), or the library no code for it.
-        ValueError: the dtype is none of float32, float16 and bfloat16.
+        ValueError: the dtype is none of float32, float16 and bfloat16; or gpu_layers is negative,
+            or given for the CPU.
     """
-    device = torch.device(device)
+    device = extension.check_device(torch.device(device))
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in FLOATS:
         raise ValueError(f"dtype must be one of {FLOATS}, got {dtype}")
+    if device.type == "cuda":
+        host = load_gguf(path)
+        plan = plan_for(host, device, dtype, gpu_layers)
+        if plan.streamed:
+            if gpu_layers is None:
+                warnings.warn(f"{path}: {plan}", RuntimeWarning, stacklevel=2)
+            return _offloaded(host, plan, device, dtype, fuse is not False, progress)
+    elif gpu_layers is not None:
+        raise ValueError(f"gpu_layers is for a GPU, the device is {device}")
     file = load_gguf(path, device, packed=True, progress=progress)
     model = CausalLM(file, dtype).eval()
     file.tensors.release()  # the modules hold what they need
     if fuse is None:
         fuse = device.type != "cpu" or file.nbytes <= _memory() // 2
+    return model.fuse_() if fuse else model
+
+
+def _offloaded(
+    host: GGUFModelFile,
+    plan: OffloadPlan,
+    device: torch.device,
+    dtype: torch.dtype,
+    fuse: bool,
+    progress: bool | None,
+) -> CausalLM:
+    """A model of which the GPU holds some layers, and the host the others."""
+    streamed = set(plan.streamed)
+    file = load_gguf(
+        host.path,
+        device,
+        packed=True,
+        progress=progress,
+        only=lambda n: layer_of(n) not in streamed,
+    )
+    model = CausalLM(file, dtype, placed_tensors(host, file, plan)).eval()
+    file.tensors.release()
+    stream_planned(model.layers, plan, device, fuse)
+    model.offload = plan
     return model.fuse_() if fuse else model
 
 

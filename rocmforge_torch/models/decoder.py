@@ -23,6 +23,7 @@ from ..nn import (
     attention_mask,
     uncached_step,
 )
+from ..nn.kv_cache import CachedLayers
 from .config import DecoderConfig
 from .weights import Weights
 
@@ -235,7 +236,7 @@ class Decoder(nn.Module):
     def vocab_size(self) -> int:
         return self.token_embd.num_embeddings
 
-    def hidden(self, input_ids: Tensor, step: Step, cache: KVCache | None) -> Tensor:
+    def hidden(self, input_ids: Tensor, step: Step, cache: CachedLayers | None) -> Tensor:
         """input_ids int [B, T] -> the normed output of the last layer [B, T, C]."""
         delta: Tensor = self.token_embd(input_ids)
         if self.config.embedding_scale != 1:

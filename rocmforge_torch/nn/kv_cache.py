@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -74,6 +76,15 @@ def cache_bytes(
     """Bytes of a `KVCache`."""
     rows = num_layers * batch_size * max_seq_len * num_kv_heads
     return rows * sum(f.row_size(head_dim) * f.dtype.itemsize for f in cache_formats(dtypes))
+
+
+class CachedLayers(Protocol):
+    """What a decoder reads of a cache: keys and values, a tensor [B, S, Hkv, D] a layer."""
+
+    @property
+    def k(self) -> Sequence[Tensor]: ...
+    @property
+    def v(self) -> Sequence[Tensor]: ...
 
 
 class KVCache:

@@ -1,0 +1,20 @@
+"""Every example has a test of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_every_example_has_a_test_that_runs_it() -> None:
+    examples = {path.stem for path in (HERE.parents[1] / "examples").glob("*.py")}
+    tests = {
+        path.stem.removeprefix("test_example_"): path for path in HERE.glob("test_example_*.py")
+    }
+    assert examples
+    assert tests.keys() == examples
+    for name, path in tests.items():
+        text = path.read_text()
+        assert f'run_example("{name}.py"' in text, f"{path.name} does not run {name}.py"
+        assert "assert " in text, f"{path.name} asserts on nothing"
