@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -83,14 +84,15 @@ class _Merging(LoraLayer):
         names = [n for n in check_adapters_to_merge(self, adapter_names) if n in holders]
         if not names:
             return
-        base = self.get_base_layer()
-        first = base.weight.detach() if self.unmerged is None else self.unmerged
+        adapters: Any = self  # of peft's classes, beside this one in both layers
+        base: Any = self.get_base_layer()
+        first: GGUFTensor = base.weight.detach() if self.unmerged is None else self.unmerged
         kind = self.merge_type or _quantizable(quant_type(first.qtype))
         with torch.no_grad():
             # All at once, so that several adapters are rounded once.
             total = first.dequantize(torch.float32)
             for name in (*self.merged_adapters, *names):
-                total += self.get_delta_weight(name)
+                total += adapters.get_delta_weight(name)
             if safe_merge and not total.isfinite().all():
                 raise ValueError(f"the sum with adapters {names} is not finite everywhere")
             blocks = torch.ops.rocmforge.quantize(total, kind.id)
@@ -105,7 +107,7 @@ class _Merging(LoraLayer):
         """Put the weight back that was there before any adapter was merged."""
         if self.unmerged is None:
             return
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         first = self.unmerged.to(base.weight.device)  # the model may have been moved meanwhile
         base.weight = nn.Parameter(first, requires_grad=False)
         self.unmerged = None
@@ -124,9 +126,9 @@ def _maker(layer: type[_Merging], merge_type: QuantType | None) -> Callable[...,
     """What peft calls for each module of a type; None leaves the module to peft's own layers."""
 
     def make(
-        module: nn.Module, adapter_name: str, parameter_name: str | None = None, **options: object
+        module: nn.Module, adapter_name: str, parameter_name: str | None = None, **options: Any
     ) -> _Merging | None:
-        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        base: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
         if parameter_name is not None or not isinstance(base.weight, GGUFTensor):
             return None
         made = layer(module, adapter_name, **options)
