@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .cache_formats import cache_format
@@ -18,7 +19,7 @@ def kv_cache_write_(k_cache: Tensor, v_cache: Tensor, k: Tensor, v: Tensor, slot
     token = torch.nonzero(slots >= 0).flatten()
     block, position = slots[token] // k_cache.shape[1], slots[token] % k_cache.shape[1]
     for cache, new in ((k_cache, k), (v_cache, v)):
-        rows = new.reshape(-1, *new.shape[-2:])[token]
+        rows = rearrange(new, "... h d -> (...) h d")[token]
         stored = cache_format(cache, new.shape[-1]).encode(rows)
         if cache.dtype.itemsize == 1:  # torch cannot index 8-bit floats everywhere
             cache, stored = cache.view(torch.uint8), stored.view(torch.uint8)

@@ -8,6 +8,7 @@ lost, so the shape stays `[rows, row_bytes]`.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...quant_types import QUANT_TYPES
@@ -48,8 +49,8 @@ def pack_weight(qweight: Tensor, qtype: int) -> Tensor:
     row = QUANT_TYPES[qtype]
     if row.name not in FIELDS:
         return qweight.clone(memory_format=torch.contiguous_format)
-    blocks = qweight.reshape(-1, row.block_bytes)
-    planes = [blocks[:, at : at + size].reshape(-1) for at, size in FIELDS[row.name]]
+    blocks = rearrange(qweight, "n (block byte) -> (n block) byte", byte=row.block_bytes)
+    planes = [blocks[:, at : at + size].flatten() for at, size in FIELDS[row.name]]
     return torch.cat(planes).view(qweight.shape)
 
 
@@ -63,5 +64,5 @@ def unpack_weight(packed: Tensor, qtype: int) -> Tensor:
     planes = packed.reshape(-1).split([count * size for _, size in fields])
     blocks = packed.new_empty((count, row.block_bytes))
     for (at, size), plane in zip(fields, planes, strict=True):
-        blocks[:, at : at + size] = plane.view(count, size)
+        blocks[:, at : at + size] = rearrange(plane, "(block byte) -> block byte", byte=size)
     return blocks.view(packed.shape)

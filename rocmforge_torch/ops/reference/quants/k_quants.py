@@ -7,6 +7,7 @@ elements apart, so that neighbouring bytes hold neighbouring elements.
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .bits import fields, half, half_bytes, pack
@@ -15,7 +16,9 @@ from .search import affine_super_block, symmetric_super_block, whole_levels
 
 def strided(data: Tensor, bits: int, stride: int) -> Tensor:
     """Codes of `bits` bits, ``8 / bits`` a byte and `stride` elements apart, as ``[n, 256]``."""
-    return fields(data.unflatten(-1, (-1, stride)), bits, 8 // bits).flatten(1)
+    groups = rearrange(data, "n (group stride) -> n group stride", stride=stride)
+    codes = fields(groups, bits, 8 // bits)
+    return rearrange(codes, "n group count stride -> n (group count stride)")
 
 
 def scales_and_mins(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,8 +41,10 @@ def signed_scales(packed: Tensor) -> Tensor:
 
 def _scaled(scale: Tensor, q: Tensor, minimum: Tensor | None = None) -> Tensor:
     """``scale * q - minimum`` with one scale and minimum per sub-block: ``[n, 256]``."""
-    y = scale.unsqueeze(-1) * q.unflatten(-1, (scale.shape[-1], -1))
-    return (y if minimum is None else y - minimum.unsqueeze(-1)).flatten(1)
+    y = scale[..., None] * rearrange(q, "n (sub code) -> n sub code", sub=scale.shape[-1])
+    if minimum is not None:
+        y = y - minimum[..., None]
+    return rearrange(y, "n sub code -> n (sub code)")
 
 
 def dequantize_q2_k(blocks: Tensor) -> Tensor:
@@ -82,7 +87,9 @@ Q6_LEVELS = whole_levels(32, [-1.25, -0.875, -0.5, -0.25, 0.0, 0.25, 0.5, 0.875]
 
 def pack_strided(q: Tensor, bits: int, stride: int) -> Tensor:
     """The inverse of `strided`: integers ``[n, 256]`` to bytes."""
-    return pack(q.unflatten(-1, (-1, 8 // bits, stride)), bits).flatten(1)
+    order = "n (group count stride) -> n group count stride"
+    packed = pack(rearrange(q, order, count=8 // bits, stride=stride), bits)
+    return rearrange(packed, "n group stride -> n (group stride)")
 
 
 def pack_scales_and_mins(scales: Tensor, minima: Tensor) -> Tensor:
