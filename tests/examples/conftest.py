@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = (
-    120  # of a processor that an example may take; those of the clock depend on its neighbours
-)
+SECONDS = 120  # of a processor; those of the clock depend on who else is at work
 
 RunExample = Callable[..., str]
 
