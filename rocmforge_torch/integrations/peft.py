@@ -61,9 +61,11 @@ def gguf_lora_config(config: LoraConfig, merge_type: str | None = None) -> LoraC
             )
     kind = None if merge_type is None else _quantizable(quant_type(merge_type))
     config = copy.deepcopy(config)
-    config._register_custom_module(
-        {nn.Linear: _maker(GGUFLoraLinear, kind), nn.Embedding: _maker(GGUFLoraEmbedding, kind)}
-    )
+    makers: dict[type[nn.Module], Any] = {
+        nn.Linear: _maker(GGUFLoraLinear, kind),
+        nn.Embedding: _maker(GGUFLoraEmbedding, kind),
+    }
+    config._register_custom_module(makers)
     return config
 
 
@@ -122,7 +124,9 @@ class GGUFLoraEmbedding(_Merging, Embedding):
     """peft's LoRA layer of `nn.Embedding`, its base weight [num_embeddings, dim] in blocks."""
 
 
-def _maker(layer: type[_Merging], merge_type: QuantType | None) -> Callable[..., _Merging | None]:
+def _maker(
+    layer: Callable[..., _Merging], merge_type: QuantType | None
+) -> Callable[..., _Merging | None]:
     """What peft calls for each module of a type; None leaves the module to peft's own layers."""
 
     def make(
