@@ -240,7 +240,9 @@ def _alike(tensors: Sequence[Tensor]) -> tuple[GGUFTensor, torch.dtype]:
     """The first of several tensors whose blocks can be joined, and their common dtype."""
     first = tensors[0]
     if not all(isinstance(t, GGUFTensor) for t in tensors):
-        raise NoQuantizedForm("some are ordinary tensors")
+        raise NoQuantizedForm(
+            "some are ordinary tensors; DistributedDataParallel needs init_sync=False"
+        )
     kinds = {(t.qtype, t.transposed) for t in tensors if isinstance(t, GGUFTensor)}
     if len(kinds) > 1:
         names = [f"{quant_type(t).name}{' transposed' * swapped}" for t, swapped in sorted(kinds)]

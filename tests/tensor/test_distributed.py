@@ -52,6 +52,8 @@ def expected() -> tuple[Tensor, Tensor]:
 
 def data_parallel(mesh: Any) -> None:
     out, grad = expected()
+    with pytest.raises(NotImplementedError, match="DistributedDataParallel needs init_sync=False"):
+        nn.parallel.DistributedDataParallel(Block())
     wrapped = nn.parallel.DistributedDataParallel(Block(), init_sync=False)
     found = wrapped(batch())
     close(found, out)
