@@ -1,6 +1,6 @@
 """What each quantizer loses: our search, plain rounding, and llama.cpp's quantizer.
 
-    python -m benchmarks.quantize_error                             Gaussian data
+    python -m benchmarks.quantize_error                             Gaussian data, also weighted
     python -m benchmarks.quantize_error --model MODEL.gguf          also the file's own tensors
     python -m benchmarks.quantize_error --ggml libggml-base.so      beside llama.cpp's quantizer
     python -m benchmarks.quantize_error --json > result.json
@@ -29,7 +29,8 @@ from rich.table import Table
 from torch import Tensor
 
 import rocmforge_torch
-from rocmforge_torch.quant_types import QUANT_TYPES_BY_NAME, QuantType, row_bytes
+from rocmforge_torch.ops.reference import WEIGHTED, weighted_quantize
+from rocmforge_torch.quant_types import QUANT_TYPES, QUANT_TYPES_BY_NAME, QuantType, row_bytes
 
 SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 # Sub-block, largest code, largest integer scale (0: none).
@@ -82,7 +83,7 @@ def plain_rounding(x: Tensor, name: str) -> Tensor | None:
 
 
 class Ggml:
-    """llama.cpp's quantizer, without an importance matrix."""
+    """llama.cpp's quantizer."""
 
     def __init__(self, path: str) -> None:
         self.quantize_chunk = ctypes.CDLL(path).ggml_quantize_chunk
@@ -91,16 +92,20 @@ class Ggml:
         types: list[Any] = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
         self.quantize_chunk.argtypes = types
 
-    def __call__(self, x: Tensor, row: QuantType) -> Tensor:
+    def __call__(self, x: Tensor, row: QuantType, weights: Tensor | None = None) -> Tensor:
+        """x float32 [rows, K], weights [K] (importance) -> blocks uint8 [rows, row_bytes]."""
         rows, k = x.shape
+        x, weights = x.contiguous(), None if weights is None else weights.contiguous()
+        importance = None if weights is None else weights.data_ptr()
         out = torch.empty((rows, row_bytes(row, k)), dtype=torch.uint8)
-        done = self.quantize_chunk(row.id, x.data_ptr(), out.data_ptr(), 0, rows, k, None)
+        done = self.quantize_chunk(row.id, x.data_ptr(), out.data_ptr(), 0, rows, k, importance)
         assert done == out.numel(), f"ggml_quantize_chunk wrote {done} bytes"
         return out
 
 
-def loss(x: Tensor, y: Tensor) -> float:
-    return float((x - y).double().norm() / x.double().norm())
+def loss(x: Tensor, y: Tensor, weights: Tensor | None = None) -> float:
+    root = 1.0 if weights is None else weights.double().sqrt()
+    return float(((x - y).double() * root).norm() / (x.double() * root).norm())
 
 
 def timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
@@ -108,15 +113,20 @@ def timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return run(), 1e3 * (time.perf_counter() - start)
 
 
-def measure(data: str, x: Tensor, row: QuantType, ggml: Ggml | None) -> Result:
-    blocks, ours_ms = timed(lambda: ops.quantize(x, row.id))
-    ours = loss(x, ops.dequantize(blocks, row.id, torch.float32))
+def measure(
+    data: str, x: Tensor, row: QuantType, ggml: Ggml | None, weights: Tensor | None = None
+) -> Result:
+    if weights is None:
+        blocks, ours_ms = timed(lambda: ops.quantize(x, row.id))
+    else:
+        blocks, ours_ms = timed(lambda: weighted_quantize(x, row.id, weights))
+    ours = loss(x, ops.dequantize(blocks, row.id, torch.float32), weights)
     rounded = plain_rounding(x, row.name)
     theirs = ggml_ms = None
     if ggml is not None:
-        blocks, ggml_ms = timed(lambda: ggml(x, row))
-        theirs = loss(x, ops.dequantize(blocks, row.id, torch.float32))
-    plain = None if rounded is None else loss(x, rounded)
+        blocks, ggml_ms = timed(lambda: ggml(x, row, weights))
+        theirs = loss(x, ops.dequantize(blocks, row.id, torch.float32), weights)
+    plain = None if rounded is None else loss(x, rounded, weights)
     return Result(data, row.name, ours, plain, theirs, ours_ms, ggml_ms)
 
 
@@ -171,6 +181,9 @@ def main() -> None:
     ggml = Ggml(arguments.ggml) if arguments.ggml else None
     x = gaussian()
     results = [measure("Gaussian", x, named(name), ggml) for name in SEARCHED]
+    weights = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(0)) ** 4
+    weighted = [QUANT_TYPES[qtype].name for qtype in sorted(WEIGHTED)]
+    results += [measure("weighted", x, named(name), ggml, weights) for name in weighted]
     if arguments.model:
         results += model_results(arguments.model, ggml)
     if arguments.json:

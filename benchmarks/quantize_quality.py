@@ -1,28 +1,35 @@
 """Perplexity of a model quantized anew from its own dequantized weights, beside llama.cpp's.
 
 usage: python -m benchmarks.quantize_quality --model MODEL.gguf --text TEXT [--imatrix-text TEXT]
-           [--types Q4_K+pure Q6_K ...] [--chunks 6] [--ctx-size 512] [--peer-python PYTHON]
+           [--types Q4_K+pure Q6_K ...] [--chunks 6] [--ctx-size 512] [--ggml libggml-base.so]
            [--json]
 
-Every type is written by us and, with PYTHON (an interpreter with llama-cpp-python), by llama.cpp,
-from the same float32 weights; both files are scored by our engine with the same text, so that only
-the quantizers differ. "TYPE+pure" is all matrices in one type, "TYPE+imatrix" weighs errors by
-importance collected with the model over the other text.
+Every type is written by us and, with --ggml (the library comes with llama-cpp-python), by
+llama.cpp's quantizer, tensor by tensor in the same types, from the same float32 weights; both files
+are scored by our engine with the same text, so that only the quantizers differ. "TYPE+pure" is all
+matrices in one type, "TYPE+imatrix" weighs errors by importance collected with the model over the
+other text.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import Tensor
+
+from benchmarks.quantize_error import Ggml
+from rocmforge_torch import load_model
+from rocmforge_torch.generate import perplexity
+from rocmforge_torch.gguf import TensorSource, write_gguf
+from rocmforge_torch.quantize import Importance, Plan, open_model, plan, recipe, write_quantized
+from rocmforge_torch.quantize.collect import collect
 
 TYPES = (
     *("Q6_K+pure", "Q4_K+pure", "Q4_K+pure+imatrix", "Q4_K_M", "Q4_K_M+imatrix"),
@@ -32,76 +39,57 @@ TYPES = (
 
 def score(path: Path, text: str, ctx_size: int, chunks: int) -> tuple[float, float]:
     """Perplexity and its standard error."""
-    from rocmforge_torch import load_model
-    from rocmforge_torch.generate import perplexity
-
     *_, last = perplexity(load_model(path, progress=False), text, ctx_size, chunks)
     return last.value, last.error
 
 
-def write(source: Path, target: Path, name: str, options: set[str], imatrix: Path | None) -> int:
-    """Quantize with the library; returns the bytes of the tensors."""
-    from rocmforge_torch.quantize import Importance, open_model, plan, recipe, write_quantized
-
+def write(
+    source: Path,
+    target: Path,
+    name: str,
+    options: set[str],
+    imatrix: Path | None,
+    ggml: Ggml | None = None,
+) -> int:
+    """Quantize with the library, or in the same types with ggml; returns the tensors' bytes."""
     importance = Importance.load(imatrix) if imatrix and "imatrix" in options else None
     model, wanted = open_model(source), recipe(name, "pure" in options)
     plans = plan(model.tensors, model.metadata, wanted, importance is not None)
-    write_quantized(target, model, plans, wanted, importance)
+    if ggml is None:
+        write_quantized(target, model, plans, wanted, importance)
+    else:
+        sources = [
+            TensorSource(
+                p.source.name, p.target, p.source.shape, partial(by_ggml, ggml, p, importance)
+            )
+            for p in plans
+        ]
+        write_gguf(target, model.metadata, sources)
     return sum(p.nbytes for p in plans)
 
 
-def collect(model: Path, text: Path, target: Path, ctx_size: int) -> None:
-    from rocmforge_torch import load_model
-    from rocmforge_torch.quantize.collect import collect
+def by_ggml(ggml: Ggml, plan: Plan, importance: Importance | None) -> Iterator[Tensor]:
+    """The blocks of a tensor as llama.cpp makes them."""
+    if not plan.changes:
+        yield plan.source.load()
+        return
+    weights = importance.columns(plan.source) if importance else None
+    for _, rows in plan.source.rows():
+        yield ggml(rows, plan.target, None if weights is None else weights[0])
 
+
+def write_importance(model: Path, text: Path, target: Path, ctx_size: int) -> None:
     found = collect(load_model(model, progress=False), text.read_text(), text.name, ctx_size)
     found.save(target)
-    np.savez(target.with_suffix(".npz"), **{k: v.numpy() for k, v in found.means.items()})
-
-
-def write_by_llama_cpp(source: str, target: str, file_type: int, pure: bool, imatrix: str) -> None:
-    """Runs in the peer's interpreter."""
-    import llama_cpp
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.pure, params.nthread = file_type, pure, 1
-    if imatrix:
-        means = np.load(imatrix)
-        kind = llama_cpp.llama_cpp.llama_model_imatrix_data
-        entries = (kind * (len(means.files) + 1))()  # the last has no name
-        kept = [np.ascontiguousarray(means[name], np.float32) for name in means.files]
-        for entry, name, mean in zip(entries, means.files, kept, strict=False):
-            entry.name, entry.size = name.encode(), mean.size
-            entry.data = mean.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = ctypes.cast(entries, ctypes.POINTER(kind))
-    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)):
-        raise SystemExit("llama_model_quantize failed")
-
-
-def by_peer(
-    python: str, source: Path, target: Path, name: str, options: set[str], imatrix: Path | None
-) -> None:
-    from rocmforge_torch.quantize import recipe
-
-    file_type = recipe(name).mix.file_type
-    used = str(imatrix.with_suffix(".npz")) if imatrix and "imatrix" in options else ""
-    worker = [
-        "--worker",
-        str(source),
-        str(target),
-        str(file_type),
-        str(int("pure" in options)),
-        used,
-    ]
-    subprocess.run([python, __file__, *worker], check=True, capture_output=True)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     text = args.text.read_text().removesuffix("\n")
+    ggml = Ggml(args.ggml) if args.ggml else None
     imatrix = None
     if args.imatrix_text:
         imatrix = folder / "imatrix.gguf"
-        collect(args.model, args.imatrix_text, imatrix, args.ctx_size)
+        write_importance(args.model, args.imatrix_text, imatrix, args.ctx_size)
     exact = folder / "f32.gguf"
     write(args.model, exact, "F32", set(), None)
     value, error = score(args.model, text, args.ctx_size, args.chunks)
@@ -118,8 +106,8 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - start
         value, error = score(target, text, args.ctx_size, args.chunks)
         row = {"type": wanted, "ours": value, "error": error, "bytes": nbytes, "seconds": seconds}
-        if args.peer_python:
-            by_peer(args.peer_python, exact, target, name, options, imatrix)
+        if ggml is not None:
+            write(exact, target, name, options, imatrix, ggml)
             row["llama.cpp"] = score(target, text, args.ctx_size, args.chunks)[0]
         rows.append(row)
         if not args.json:
@@ -135,10 +123,6 @@ def show(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--worker"]:
-        source, target, file_type, pure, imatrix = sys.argv[2:]
-        write_by_llama_cpp(source, target, int(file_type), pure == "1", imatrix)
-        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
@@ -146,7 +130,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=TYPES)
     parser.add_argument("--chunks", type=int, default=6)
     parser.add_argument("--ctx-size", type=int, default=512)
-    parser.add_argument("--peer-python")
+    parser.add_argument("--ggml", help="libggml-base.so of llama.cpp")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not args.json:
