@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from emulated_tensors import ARCHS, DTYPE_CODES, from_bits, give, take
+from quantized_products import (
+    FAMILY,
+    HIP,
+    QUANTIZED,
+    assert_is_product,
+    check_gated_products,
+    check_special_activations,
+    matrix_fields,
+    pointer,
+)
 
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
 from tests.ops.quant_blocks import extreme_blocks, named, random_blocks
-from tests.ops.rounded_activations import middles, product_of_rounded
 from tools.amd.emulator import Emulator, Output, Run, Struct, poisoned
-from tools.amd.emulator.messages import Buffer
-from tools.amd.toolchain import CSRC
 
-Field = tuple[str, Buffer | Struct | int | float]
 pytestmark = pytest.mark.emulated
-HIP = CSRC / "hip"
 ALL = [QUANT_TYPES[qtype] for qtype in FORMATS]
-QUANTIZED = [row for row in ALL if row.is_quantized]
-FAMILIES = {
-    "simple": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q8_K Q1_0",
-    "k": "Q2_K Q3_K Q4_K Q5_K Q6_K",
-    "grid": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S",
-    "small": "IQ4_NL IQ4_XS TQ1_0 TQ2_0 MXFP4 NVFP4",
-}
-MATVEC = {name: family for family, names in FAMILIES.items() for name in names.split()}
 
 
 def weights(row: QuantType, rows: int, blocks: int) -> torch.Tensor:
     return torch.from_numpy(random_blocks(row, rows * blocks)).view(rows, -1)
-
-
-def pointer(buffer: Buffer | None) -> Field:
-    return ("c_void_p", 0 if buffer is None else buffer)
-
-
-def matrix_fields(row: QuantType, qweight: torch.Tensor, layout: int) -> list[Field]:
-    """The fields of a QuantMatrix."""
-    num_rows, row_bytes = qweight.shape
-    cols = row_bytes // row.block_bytes * row.block_size
-    return [
-        ("c_int", row.id),
-        ("c_int", layout),
-        pointer(give(qweight)),
-        ("c_int64", num_rows),
-        ("c_int64", cols),
-        ("c_int64", row_bytes),
-    ]
 
 
 def repack(emulator: Emulator, arch: str, way: str, row: QuantType, data: torch.Tensor) -> Run:
@@ -146,9 +121,9 @@ def matvec(
     """The product, or the gated one under the given activation, and what was run."""
     rows, cols = len(x), len(qweight) if gate is None else len(qweight) // 2
     run = emulator.launch(
-        HIP / f"matvec_{MATVEC[row.name]}.hip",
+        HIP / f"matvec_{FAMILY[row.name]}.hip",
         arch,
-        f"matvec_{MATVEC[row.name]}",
+        f"matvec_{FAMILY[row.name]}",
         [
             Struct(
                 [
@@ -167,23 +142,6 @@ def matvec(
         ],
     )
     return from_bits(run.outputs[0], x.dtype), run
-
-
-def assert_is_product(
-    got: torch.Tensor,
-    x: torch.Tensor,
-    row: QuantType,
-    qweight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-) -> None:
-    """The float64 product of the rounded activations, up to float32 sums and one rounding."""
-    values = quant_ops.dequantize(qweight, row.id).double()
-    want = product_of_rounded(x, values, middles(row, qweight))
-    size = x.double().abs() @ values.abs().T
-    if bias is not None:
-        want, size = want + bias.double(), size + bias.double().abs()
-    allowed = 1e-5 * size + torch.finfo(got.dtype).eps * want.abs()
-    assert ((got.double() - want).abs() <= allowed).all()
 
 
 def weights_and_x(
@@ -224,14 +182,11 @@ def test_matvec_with_bias(emulator: Emulator, arch: str, dtype: torch.dtype) -> 
 
 
 def test_matvec_of_special_activations(emulator: Emulator) -> None:
-    """Zeros are nothing; an infinity or a NaN is not lost."""
     row = named("Q4_0")
     qweight, x = weights(row, 3, 9), torch.randn(4, 288)
-    x[0, 5], x[1, 40], x[2] = float("nan"), float("inf"), 0
-    got, _ = matvec(emulator, "gfx1100", row, x, qweight, 0)
-    assert not got[:2].isfinite().any()
-    assert (got[2] == 0).all()
-    assert_is_product(got[2:], x[2:], row, qweight)
+    check_special_activations(
+        row, qweight, x, lambda x: matvec(emulator, "gfx1100", row, x, qweight, 0)[0]
+    )
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -240,18 +195,9 @@ def test_matvec_of_special_activations(emulator: Emulator) -> None:
 def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> None:
     row = named(name)
     qweight, x = weights_and_x(row, 10, 2, rows)
-    bias = torch.randn(10)
-    values = quant_ops.dequantize(qweight, row.id).double()
-    product = product_of_rounded(x, values, middles(row, qweight))
-    gates, ups = (product + bias).split(5, dim=1)
-    # What float32 sums may be off by, and how far that changes the result: no slope exceeds 1.13.
-    sums = 1e-5 * (x.double().abs() @ values.abs().T + bias.abs())
-    gate_error, up_error = sums.split(5, dim=1)
-    acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
-        F.silu,
-        partial(F.gelu, approximate="tanh"),
-    ]
-    for gate, act in enumerate(acts):
-        got, _ = matvec(emulator, arch, row, x, qweight, 0, bias, gate)
-        allowed = 1.13 * gate_error * ups.abs() + act(gates).abs() * up_error
-        assert ((got.double() - act(gates) * ups).abs() <= allowed + 1e-6).all()
+    check_gated_products(
+        row,
+        qweight,
+        x,
+        lambda bias, gate: matvec(emulator, arch, row, x, qweight, 0, bias, gate)[0],
+    )

@@ -5,31 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from emulated_tensors import DTYPE_CODES, from_bits, give, take
+from quantized_products import FAMILY, HIP, QUANTIZED, Field, matrix_fields, pointer
 
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
-from rocmforge_torch.ops.reference.quants.registry import FORMATS
-from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
+from rocmforge_torch.quant_types import QuantType
 from tests.ops.quant_blocks import named, random_blocks
 from tools.amd.emulator import Emulator, Run, Struct
-from tools.amd.emulator.messages import Buffer
-from tools.amd.toolchain import CSRC
 
-Field = tuple[str, Buffer | Struct | int | float]
 pytestmark = pytest.mark.emulated
-HIP = CSRC / "hip"
-# The families of csrc/hip/quants/table.h that are not "simple".
-FAMILIES = {
-    "k": ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-    "grid": ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"),
-    "small": ("IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4"),
-}
-FAMILY = {name: family for family, names in FAMILIES.items() for name in names}
-QUANTIZED = [row for row in map(QUANT_TYPES.__getitem__, FORMATS) if row.is_quantized]
 MATRIX = {"gfx1100": "v_wmma_", "gfx1201": "v_wmma_", "gfx942": "v_mfma_"}
-
-
-def pointer(buffer: Buffer | None) -> Field:
-    return ("c_void_p", 0 if buffer is None else buffer)
 
 
 def chunk_rows(rows: int) -> int:
@@ -72,16 +56,11 @@ def tile(
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Run]:
     """x [rows, K], its rows perhaps apart, times qweight [n, row_bytes] in file order."""
-    (rows, cols), (n, row_bytes) = x.shape, qweight.shape
+    rows, n = len(x), len(qweight)
     values, factors = tile_input(emulator, arch, x)
     data = pack_weight(qweight, row.id) if layout else qweight
     fields: list[Field] = [
-        ("c_int", row.id),
-        ("c_int", layout),
-        pointer(give(data)),
-        ("c_int64", n),
-        ("c_int64", cols),
-        ("c_int64", row_bytes),
+        *matrix_fields(row, data, layout),
         (
             "struct",
             Struct([pointer(give(values)), pointer(give(factors)), ("c_int", values.shape[2])]),
@@ -93,7 +72,7 @@ def tile(
         pointer(take((rows, n), x.dtype)),
         pointer(None),
     ]
-    function = f"tile_{FAMILY.get(row.name, 'simple')}"
+    function = f"tile_{FAMILY[row.name]}"
     run = emulator.launch(HIP / f"{function}.hip", arch, function, [Struct(fields)])
     return from_bits(run.outputs[0], x.dtype), run
 

@@ -73,8 +73,11 @@ def test_exact_perplexity(model: CausalLM, reference: Any) -> None:
 
 
 def test_fast_perplexity(model: CausalLM, reference: Any) -> None:
-    values = [p.value for p in token_perplexity(model, reference["tokens"].flatten().tolist(), 2)]
-    assert values == pytest.approx(EXACT_PERPLEXITY, rel=0.01)
+    """Over both windows: rounding alone, a divergence of 0.0017, moves the 255 positions of one by
+    sqrt(2 * 0.0017 / 255) = 0.4 % (standard deviation), another way with each instruction set."""
+    *_, both = token_perplexity(model, reference["tokens"].flatten().tolist(), 2)
+    assert both.positions == 2 * (LAST - FIRST + 1)
+    assert both.value == pytest.approx(EXACT_PERPLEXITY[1], rel=0.01)
 
 
 def test_tokenizing_a_text_gives_the_tokens_of_llama_cpp(model: CausalLM, reference: Any) -> None:
