@@ -1,4 +1,8 @@
-"""Importing this package, or any module of it, changes nothing in other libraries."""
+"""Importing this package, or any module of it, changes nothing in other libraries.
+
+The one exception is asked for by name: importing `integrations.transformers` registers its method
+of quantization, by transformers' own extension point (tests/integrations hold it to that).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ PACKAGE = Path(rocmforge_torch.__file__).parent
 
 # Runs programs when it is imported, as `python -m` does.
 PROGRAMS = {"__main__"}
+REGISTERS = "rocmforge_torch.integrations.transformers"
 # Libraries that cost seconds or patch things; who needs one imports it when it is asked for.
 ABSENT = {
     "transformers", "peft", "diffusers", "accelerate", "bitsandbytes", "gguf", "huggingface_hub",
@@ -66,7 +71,11 @@ def modules() -> list[str]:
     """Every module of the package, by its name."""
     paths = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
-    return [name for name in names if name.rpartition(".")[2] not in PROGRAMS]
+    return [
+        name
+        for name in names
+        if name.rpartition(".")[2] not in PROGRAMS and not name.startswith(REGISTERS)
+    ]
 
 
 def described(modules: list[str], others: list[str]) -> tuple[list[str], list[str]]:

@@ -7,12 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 import torch
-from gguf import GGUFValueType
 from torch import Tensor
 
 from ..quant_types import QUANT_TYPES_BY_NAME, QuantType, quant_type
@@ -21,14 +19,19 @@ from .checks import ARCHITECTURE
 from .reader import ALIGNMENT_KEY
 from .tensor_map import PLAIN_DTYPES
 
+if TYPE_CHECKING:
+    import gguf
+
 TYPE_OF_DTYPE = {dtype: QUANT_TYPES_BY_NAME[name] for name, dtype in PLAIN_DTYPES.items()}
 KIND = "general.type"
 INTEGER_RANGES = (
-    (GGUFValueType.UINT32, 0, 2**32),
-    (GGUFValueType.INT32, -(2**31), 2**31),
-    (GGUFValueType.UINT64, 0, 2**64),
-    (GGUFValueType.INT64, -(2**63), 2**63),
+    ("UINT32", 0, 2**32),
+    ("INT32", -(2**31), 2**31),
+    ("UINT64", 0, 2**64),
+    ("INT64", -(2**63), 2**63),
 )
+NUMPY_INTEGERS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
+NUMPY_TYPES = (*NUMPY_INTEGERS, "float32", "float64", "bool")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def write_gguf(
             missing.
         OSError: `path` cannot be written.
     """
+    import gguf  # half of what importing this package would take, and only writers need it
+
     path = Path(path)
     architecture = metadata.get(ARCHITECTURE)
     is_model = metadata.get(KIND, "model") == "model"
@@ -133,11 +138,13 @@ def write_gguf(
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    from gguf import GGUFValueType
+
     if isinstance(value, str | bool | int | float | np.generic):
-        writer.add_key_value(key, value, _value_type(key, value))
+        writer.add_key_value(key, value, GGUFValueType[_value_type(key, value)])
     elif len(value):
         items = value.tolist() if isinstance(value, np.ndarray) else list(value)
-        element_type = _value_type(key, _typical(value, items))
+        element_type = GGUFValueType[_value_type(key, _typical(value, items))]
         writer.add_key_value(key, items, GGUFValueType.ARRAY, sub_type=element_type)
 
 
@@ -156,21 +163,21 @@ def _typical(value: Any, items: list[Any]) -> Any:
     return np.int32(0) if fits else np.int64(0)
 
 
-def _value_type(key: str, value: Any) -> GGUFValueType:
+def _value_type(key: str, value: Any) -> str:
+    """The name of a value's type in `gguf.GGUFValueType`."""
     if isinstance(value, str):
-        return GGUFValueType.STRING
+        return "STRING"
     if isinstance(value, bool):
-        return GGUFValueType.BOOL
+        return "BOOL"
     if isinstance(value, float) and not isinstance(value, np.generic):
-        return GGUFValueType.FLOAT32
+        return "FLOAT32"
     if isinstance(value, int):
         for found, low, high in INTEGER_RANGES:
             if low <= value < high:
                 return found
-    name = value.dtype.name.upper() if isinstance(value, np.generic) else ""
-    if name not in GGUFValueType.__members__:
-        raise ValueError(f"key {key!r} holds {value!r:.80}, which GGUF has no type for")
-    return GGUFValueType[name]
+    if isinstance(value, np.generic) and value.dtype.name in NUMPY_TYPES:
+        return value.dtype.name.upper()
+    raise ValueError(f"key {key!r} holds {value!r:.80}, which GGUF has no type for")
 
 
 def _write_data(writer: gguf.GGUFWriter, source: TensorSource) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .divergence import Divergence, divergence, token_divergence
-from .explain import Explanation, Use, explain
+from .explanation import Explanation, Use, explain
 from .patch import head_parts, part_of, patched, requantized, write_patched
 from .record import Recording, record
 from .tensor_errors import TensorError, only_in_one, tensor_errors

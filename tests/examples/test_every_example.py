@@ -16,5 +16,6 @@ def test_every_example_has_a_test_that_runs_it() -> None:
     assert tests.keys() == examples
     for name, path in tests.items():
         text = path.read_text()
-        assert f'run_example("{name}.py"' in text, f"{path.name} does not run {name}.py"
+        ways = f'run_example("{name}.py"', f"from examples import {name}\n"
+        assert any(way in text for way in ways), f"{path.name} does not run {name}.py"
         assert "assert " in text, f"{path.name} asserts on nothing"

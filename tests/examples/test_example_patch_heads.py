@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import gguf
@@ -10,25 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from examples import patch_heads
 from rocmforge_torch import GGUFTensor, load_gguf
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "patch_heads.py"
 
 
 def test_patch_heads(demo_model_path: Path, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("patch_heads", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-
     target = tmp_path / "patched.gguf"
-    found = example.main(str(demo_model_path), str(target))
+    found = patch_heads.main(str(demo_model_path), str(target))
     assert found["hook"][found["head"]] == max(found["hook"]) > 0.01
     assert found["file"] == pytest.approx(found["hook"][found["head"]], rel=1e-3)
     assert 0 < found["coarse"] < found["file"]
 
-    name = f"blk.{example.LAYER}.attn_output.weight"
+    name = f"blk.{patch_heads.LAYER}.attn_output.weight"
     old, new = load_gguf(demo_model_path), load_gguf(target)
     assert list(old.tensors) == list(new.tensors)
     differing = [key for key in old.tensors if not same(old.tensors[key], new.tensors[key])]
