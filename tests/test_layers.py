@@ -28,7 +28,7 @@ LAYERS = [
     {"tensor", "gguf"},
     {"ops"},
     {"config"},
-    {"quant_types", "extension"},
+    {"quant_types", "extension", "ranges"},
 ]
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 

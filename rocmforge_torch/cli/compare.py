@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from .flags import ComputeFlags, WindowFlags, with_flags
 from .options import Debug, Json
 from .output import console, print_json, printable, progress_bar, table
 
@@ -30,25 +30,16 @@ Plot = Annotated[
         "--plot", metavar="FILE", help="Draw a picture, .svg or .png.", show_default=False
     ),
 ]
-Window = Annotated[
-    int, typer.Option("-c", "--ctx-size", metavar="N", min=4, help="Tokens of a window.")
-]
-Chunks = Annotated[
-    int, typer.Option("--chunks", metavar="N", min=-1, help="Windows at most; -1: all of the text.")
-]
 
 
+@with_flags
 def compare(
     a: First,
     b: Second,
+    windows: WindowFlags,
+    computing: ComputeFlags,
     file: TextFile = None,
     plot: Plot = None,
-    ctx_size: Window = 512,
-    chunks: Chunks = -1,
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    dtype: options.ActivationDtype = None,
-    exact: options.Exact = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -59,8 +50,6 @@ def compare(
     """
     from . import compare_plot
 
-    if chunks == 0:
-        raise typer.BadParameter("must be at least 1, or -1 for all", param_hint="--chunks")
     if plot is not None:
         compare_plot.check_plot(plot)
     text = None
@@ -70,9 +59,8 @@ def compare(
         text = session.read_text(file).removesuffix("\n")
     report: dict[str, Any] = {"a": str(a), "b": str(b), **_tensors(a, b), "divergence": None}
     if text is not None:
-        models = [session.load(path, device, dtype, threads, exact) for path in (a, b)]
-        limit = chunks if chunks > 0 else None
-        report["divergence"] = _divergence(models, text, ctx_size, limit)
+        models = [computing.load(path) for path in (a, b)]
+        report["divergence"] = _divergence(models, text, windows.ctx_size, windows.limit)
     if plot is not None:
         compare_plot.draw(report, plot)
     if as_json:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import typer
+
 from . import options
 from .options import CacheType, model_path
 
@@ -94,6 +96,39 @@ class RunFlags:
         from . import session
 
         return session.cache_dtype(self.cache_type_k, self.cache_type_v)
+
+
+@dataclass(frozen=True)
+class WindowFlags:
+    """How a text is cut."""
+
+    ctx_size: options.Window = 512
+    chunks: options.Chunks = -1
+
+    def __post_init__(self) -> None:
+        if self.chunks == 0:
+            raise typer.BadParameter("must be at least 1, or -1 for all", param_hint="--chunks")
+
+    @property
+    def limit(self) -> int | None:
+        """Windows at most; None: all of the text."""
+        return self.chunks if self.chunks > 0 else None
+
+
+@dataclass(frozen=True)
+class ComputeFlags:
+    """Where and how a model computes that keeps no cache."""
+
+    threads: options.Threads = None
+    device: options.Device = "cpu"
+    dtype: options.ActivationDtype = None
+    exact: options.Exact = False
+
+    def load(self, path: Path) -> CausalLM:
+        """As `session.load`."""
+        from . import session
+
+        return session.load(path, self.device, self.dtype, self.threads, self.exact)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

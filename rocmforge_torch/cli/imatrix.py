@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from . import options
-from .options import Debug, Demo, Json, ModelArgument, ModelOption, model_path
+from .flags import ComputeFlags, ModelFlags, WindowFlags, with_flags
+from .options import Debug, Json
 from .output import console, print_json, progress_bar
-from .perplexity import Chunks, Window
 from .quantize import Force
 from .target import check_target
 
@@ -23,20 +22,15 @@ ProcessOutput = Annotated[
 ]
 
 
+@with_flags
 def imatrix(
+    source: ModelFlags,
     file: TextFile,
-    model: ModelArgument = None,
-    model_option: ModelOption = None,
-    demo: Demo = False,
+    windows: WindowFlags,
+    computing: ComputeFlags,
     output: Target = Path("imatrix.gguf"),
-    ctx_size: Window = 512,
-    chunks: Chunks = -1,
     process_output: ProcessOutput = False,
     force: Force = False,
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    dtype: options.ActivationDtype = None,
-    exact: options.Exact = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -47,24 +41,22 @@ def imatrix(
     from ..quantize.collect import collect
     from . import session
 
-    if chunks == 0:
-        raise typer.BadParameter("must be at least 1, or -1 for all", param_hint="--chunks")
-    path = model_path(model, model_option, demo)
+    path = source.path()
     text = session.read_text(file).removesuffix("\n")
     check_target(output, (path, file), force)
-    lm = session.load(path, device, dtype, threads, exact)
+    lm = computing.load(path)
     start = time.perf_counter()
-    limit = chunks if chunks > 0 else None
+    size, limit = windows.ctx_size, windows.limit
     with progress_bar("windows", limit or 0) as bar:
-        found = collect(lm, text, file.name, ctx_size, limit, process_output, bar.update)
+        found = collect(lm, text, file.name, size, limit, process_output, bar.update)
     found.save(output)
     report = {
         "model": str(path),
         "file": str(file),
         "output": str(output),
-        "ctx_size": ctx_size,
+        "ctx_size": size,
         "windows": found.chunks,
-        "tokens": found.chunks * ctx_size,
+        "tokens": found.chunks * size,
         "matrices": len(found.means),
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -126,6 +126,13 @@ Exact = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Window = Annotated[
+    int, typer.Option("-c", "--ctx-size", "--ctx", metavar="N", min=4, help="Tokens of a window.")
+]
+Chunks = Annotated[
+    int,
+    typer.Option("--chunks", metavar="N", min=-1, help="Windows at most; -1: all of the text."),
+]
 CtxSize = Annotated[
     int,
     typer.Option(

@@ -9,35 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from . import options
-from .options import Debug, Demo, Json, ModelArgument, ModelOption, model_path
+from .flags import ComputeFlags, ModelFlags, WindowFlags, with_flags
+from .options import Debug, Json
 from .output import console, print_json
 
 TextFile = Annotated[Path, typer.Option("-f", "--file", metavar="FILE", help="Text to score.")]
-Window = Annotated[
-    int, typer.Option("-c", "--ctx-size", "--ctx", metavar="N", min=4, help="Tokens of a window.")
-]
-Chunks = Annotated[
-    int,
-    typer.Option(
-        "--chunks", metavar="N", min=-1, help="Windows to score at most; -1: all of the text."
-    ),
-]
 PER_LINE = 6
 
 
+@with_flags
 def perplexity(
+    source: ModelFlags,
     file: TextFile,
-    model: ModelArgument = None,
-    model_option: ModelOption = None,
-    demo: Demo = False,
-    ctx_size: Window = 512,
-    chunks: Chunks = -1,
+    windows: WindowFlags,
+    computing: ComputeFlags,
     cache_type_k: options.MaybeCacheTypeK = None,
     cache_type_v: options.MaybeCacheTypeV = None,
-    threads: options.Threads = None,
-    device: options.Device = "cpu",
-    dtype: options.ActivationDtype = None,
-    exact: options.Exact = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -49,17 +36,15 @@ def perplexity(
     from .. import generate
     from . import session
 
-    if chunks == 0:
-        raise typer.BadParameter("must be at least 1, or -1 for all", param_hint="--chunks")
-    path = model_path(model, model_option, demo)
+    path = source.path()
     text = session.read_text(file).removesuffix("\n")
-    lm = session.load(path, device, dtype, threads, exact)
+    lm = computing.load(path)
     start = time.perf_counter()
     values = []
     result = None
     cache_dtype = session.cache_dtype(cache_type_k, cache_type_v)
-    limit = chunks if chunks > 0 else None
-    for result in generate.perplexity(lm, text, ctx_size, limit, cache_dtype):
+    steps = generate.perplexity(lm, text, windows.ctx_size, windows.limit, cache_dtype)
+    for result in steps:
         values.append(result.value)
         if not as_json:
             _show_window(result)
@@ -67,7 +52,7 @@ def perplexity(
     report: dict[str, Any] = {
         "model": str(path),
         "file": str(file),
-        "ctx_size": ctx_size,
+        "ctx_size": windows.ctx_size,
         "windows": values,
         "positions": result.positions,
         "perplexity": result.value,
@@ -79,7 +64,7 @@ def perplexity(
     if as_json:
         print_json(report)
         return
-    rate = ctx_size * len(values) / report["seconds"]
+    rate = windows.ctx_size * len(values) / report["seconds"]
     console().print(
         f"Perplexity {result.value:.4f} ± {result.error:.4f} over {result.positions} positions "
         f"({rate:.1f} tokens/s)"

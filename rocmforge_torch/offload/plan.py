@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..ranges import ranges
+
 BUFFERS = 2  # one is computed from while the other is filled
 GIB = 2**30
 
@@ -58,7 +60,7 @@ class OffloadPlan:
             f"{stay} of {len(self.layers)} layers stay on {self.device} "
             f"({_gib(self.resident_bytes)} with embeddings and output), as {why}; "
             f"{len(self.streamed)} are streamed from host memory ({_gib(self.streamed_bytes)} a "
-            f"pass, through {_gib(self.buffer_bytes)} of buffers): layers {_ranges(self.streamed)}"
+            f"pass, through {_gib(self.buffer_bytes)} of buffers): layers {ranges(self.streamed)}"
         )
 
 
@@ -109,17 +111,6 @@ def plan_offload(
 def _spread(count: int, chosen: int) -> tuple[int, ...]:
     """`chosen` numbers of 0 to count - 1 at even distances, the last one among them."""
     return tuple((i + 1) * count // chosen - 1 for i in range(chosen))
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers as people write them: 0-3, 5, 7-9."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
 
 
 def _gib(nbytes: int) -> str:

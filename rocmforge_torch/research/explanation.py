@@ -23,6 +23,7 @@ from ..models.decoder import DecoderLayer
 from ..nn import QuantEmbedding, QuantLinear
 from ..ops.kernels import kernel_of
 from ..quant_types import quant_type
+from ..ranges import ranges
 from .arithmetic import arithmetic
 
 ROWS = (1, 8, 64)  # a token, a few, a prompt
@@ -216,25 +217,14 @@ def _cells(uses: Iterable[Use]) -> tuple[str, ...]:
     found = [LAYER.fullmatch(u.module) for u in uses]
     if found[0]:
         numbers = [int(match[1]) for match in found if match]
-        name = f"layers.{_ranges(numbers)}.{found[0][2]}"
+        name = f"layers.{ranges(numbers)}.{found[0][2]}"
     weight = f"{use.weight} {'x'.join(map(str, use.shape))}" if use.weight else use.dtype
     if use.layout == "packed":
         weight += " packed"
     by_rows = [
-        f"{_ranges([n for n, _ in same])}: {kind}"
+        f"{ranges([n for n, _ in same])}: {kind}"
         for kind, same in itertools.groupby(use.arithmetic.items(), key=lambda item: item[1])
     ]
     started = sorted({kernel for kernels in use.launches.values() for kernel in kernels})
     kernel = f"{use.device} {use.kernel}" + "".join(f", {name}" for name in started)
     return name, use.op, weight, kernel, use.why, "; ".join(by_rows)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """0, 1, 2, 5 -> "0-2,5"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
