@@ -24,6 +24,7 @@ Q4_0 = 2
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
     """All memory that stacks held is let go."""
+    gc.collect()  # what tests before this one left
     before = len(dlpack._living)
     yield
     gc.collect()
