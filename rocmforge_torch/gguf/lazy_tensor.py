@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..quant_types import QuantType
+from ..quant_types import QuantType, row_bytes
 from ..tensor import GGUFTensor
 from .model_file import GGUFModelFile
 
@@ -39,7 +39,7 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.elements // self.qtype.block_size * self.qtype.block_bytes
+        return row_bytes(self.qtype, self.elements)
 
     def rows(self) -> Iterator[tuple[int, Tensor]]:
         """Its numbers in order: the index of a matrix, and float32 [n, K] rows of that.

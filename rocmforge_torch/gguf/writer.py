@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..quant_types import QUANT_TYPES_BY_NAME, QuantType, quant_type
+from ..quant_types import QUANT_TYPES_BY_NAME, QuantType, quant_type, row_bytes
 from ..tensor import GGUFTensor
 from .checks import ARCHITECTURE
 from .reader import ALIGNMENT_KEY
@@ -57,7 +57,7 @@ class TensorSource:
 
     @property
     def nbytes(self) -> int:
-        return self.elements // self.qtype.block_size * self.qtype.block_bytes
+        return row_bytes(self.qtype, self.elements)
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> TensorSource:

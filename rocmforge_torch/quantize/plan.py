@@ -9,7 +9,7 @@ from typing import Any
 
 from ..gguf.lazy_tensor import LazyTensor
 from ..ops.reference import quantizable_names
-from ..quant_types import QUANT_TYPES_BY_NAME, QuantType
+from ..quant_types import QUANT_TYPES_BY_NAME, QuantType, row_bytes
 from .mixes import ALIASES, MIXES, PURE_FILE_TYPES, Mix, Place
 
 # What a row takes whose length is no multiple of the type's block, as in llama.cpp where it knows
@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        return self.source.elements // self.target.block_size * self.target.block_bytes
+        return row_bytes(self.target, self.source.elements)
 
 
 @dataclass(frozen=True)

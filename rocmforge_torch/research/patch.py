@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..gguf import GGUFModelFile, TensorSource, typed_metadata, write_gguf
 from ..models import DecoderConfig
-from ..quant_types import quant_type
+from ..quant_types import quant_type, row_bytes
 from ..tensor import GGUFTensor
 
 Part = tuple[slice, slice]
@@ -102,7 +102,7 @@ def patched(tensor: Tensor, part: Any, values: Tensor) -> Tensor:
             f"{row.block_size} numbers; requantize the tensor to a type with smaller blocks first"
         )
     blocks = tensor.unpacked().qweight.clone()
-    start, stop = (at // row.block_size * row.block_bytes for at in (first, end))
+    start, stop = (row_bytes(row, at) for at in (first, end))
     target = blocks[rows][..., start:stop]
     wide = _fitting(values, (*target.shape[:-1], end - first)).float().contiguous()
     try:

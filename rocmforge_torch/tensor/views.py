@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..quant_types import quant_type
+from ..quant_types import quant_type, row_bytes
 from .dispatch import OPS, NoQuantizedForm, handles
 from .gguf_tensor import GGUFTensor
 
@@ -55,7 +55,7 @@ def _bytes(tensor: GGUFTensor, elements: int) -> int:
             f"{elements} of a row's elements are no whole blocks of {row.name}, which have "
             f"{row.block_size}"
         )
-    return elements // row.block_size * row.block_bytes
+    return row_bytes(row, elements)
 
 
 def sizes_of_blocks(tensor: GGUFTensor, shape: Sequence[int]) -> list[int]:
