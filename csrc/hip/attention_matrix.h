@@ -82,16 +82,6 @@ __device__ __forceinline__ int weight_place(int key) {
   }
 }
 
-template <typename T>
-__device__ __forceinline__ uint32_t pack_pair(float low, float high) {
-  if constexpr (std::is_same_v<T, __half>) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  } else {
-    return bfloat16_pair(low, high);
-  }
-}
-
 // The lane's weights of a chunk, kSlots tiles, as spans of its queries.
 template <typename T>
 __device__ __forceinline__ void weight_spans(const Tile* weights, Span<T> (&spans)[kLaneQueries]) {

@@ -1,4 +1,3 @@
-#include "hip/chunks.h"
 #include "hip/convert.h"
 #include "hip/dequantize.h"
 #include "hip/dispatch.h"
@@ -8,64 +7,89 @@
 namespace rocmforge::gpu {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 
 struct Target {
   DType dtype;
   void* data;
 };
 
+// 16 values as pairs of 16 bits.
 template <typename Out>
-__device__ __forceinline__ void store16(void* data, int64_t at, const float (&values)[16]) {
-  constexpr int kCount = kChunk<Out>;
-  auto* to = static_cast<Out*>(data) + at;  // at is a multiple of 16
+__device__ __forceinline__ void pack_values(const float (&values)[16], uint4 (&pieces)[2]) {
+  uint32_t words[8];
 #pragma unroll
-  for (int i = 0; i < 16; i += kCount) {
-    Chunk<Out, kCount> chunk;
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) chunk.values[j] = from_float<Out>(values[i + j]);
-    *reinterpret_cast<Chunk<Out, kCount>*>(to + i) = chunk;
-  }
+  for (int i = 0; i < 8; ++i) words[i] = pack_pair<Out>(values[2 * i], values[2 * i + 1]);
+  pieces[0] = {words[0], words[1], words[2], words[3]};
+  pieces[1] = {words[4], words[5], words[6], words[7]};
 }
 
-__device__ __forceinline__ void store16(const Target& out, int64_t at, const float (&values)[16]) {
-  switch (out.dtype) {
-    case DType::kFloat32:
-      return store16<float>(out.data, at, values);
-    case DType::kFloat16:
-      return store16<__half>(out.data, at, values);
-    case DType::kBFloat16:
-      return store16<gpu_bfloat16>(out.data, at, values);
-  }
+// Piece p of a wave's in LDS: lanes that write a piece each, or read neighbouring ones, meet no
+// bank twice.
+__device__ __forceinline__ int place_of(int p) {
+  const int row = p / 8;
+  return p ^ ((row ^ row / 8) & 7);
 }
 
-// A thread writes the groups of one step. The output type is a branch of the last instructions, not
-// a template argument: the work is in the memory.
+// A thread computes the groups of one step. Results of 16 bits go by way of LDS, so that a wave
+// stores whole lines of memory: its steps are neighbours and so is what they expand to.
 template <class T, class View>
 __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(const uint8_t* __restrict__ w, int64_t w_rows, int64_t row_bytes, int cols,
                       int64_t first, const int64_t* __restrict__ ids, int64_t total, Target out) {
+  constexpr int kPieces = 2 * T::kGroups;  // of 8 values, of a lane
+  __shared__ uint4 memory[kThreads * kPieces];
+  static_assert(kWaveSize % kSteps<T> == 0);
   follow_previous();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= total) return;
-  const int steps = cols / (16 * T::kGroups);
-  const int64_t at = i / steps;
-  const int s = static_cast<int>(i - at * steps), block = s / kSteps<T>, step = s % kSteps<T>;
-  const int64_t row = ids ? ids[at] : first + at;
-  const bool known = row >= 0 && row < w_rows;
-  const typename T::Raw raw = T::load(View(w, w_rows, row_bytes, known ? row : 0), block, step);
-  for_each_group<T::kGroups>([&](auto g) {
-    const Group group = T::template decode<g>(raw, step);
-    const float scale = known ? group.scale : nanf("");
-    float values[16];
+  const int lane = threadIdx.x % kWaveSize, in_block = threadIdx.x - lane;
+  const int64_t wave_first = static_cast<int64_t>(blockIdx.x) * kThreads + in_block;
+  uint4* const pieces = memory + in_block * kPieces;
+  const bool wide = out.dtype == DType::kFloat32;
+  if (wave_first + lane < total) {
+    const auto i = static_cast<uint32_t>(wave_first + lane);
+    const auto blocks = static_cast<uint32_t>(cols / T::kBlock);
+    const uint32_t at = i / kSteps<T> / blocks, block = i / kSteps<T> - at * blocks;
+    const int step = static_cast<int>(i % kSteps<T>);
+    const int64_t row = ids ? ids[at] : first + at;
+    const bool known = row >= 0 && row < w_rows;
+    const View view(w, w_rows, row_bytes, known ? row : 0);
+    const typename T::Raw raw = T::load(view, static_cast<int>(block), step);
+    for_each_group<T::kGroups>([&](auto g) {
+      const Group group = T::template decode<g>(raw, step);
+      const float scale = known ? group.scale : nanf("");
+      float values[16];
+      for_each_group<16>([&](auto j) {
+        const uint32_t codes = static_cast<uint32_t>(group.codes[j / 4]) ^ 0x80808080;
+        const float code = byte_value<j % 4>(codes, 1.0f, -128.0f - T::kOffset);
+        values[j] = mul_rn(scale, code);
+        if constexpr (T::kMins) values[j] = add_rn(values[j], group.min);
+      });
+      const int in_wave = lane / kSteps<T> * T::kBlock + T::template first<g>(step);
+      if (wide) {
+        auto* const to =
+            static_cast<float4*>(out.data) + (wave_first * (16 * T::kGroups) + in_wave) / 4;
 #pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      const int code = static_cast<int8_t>(group.codes[j / 4] >> (8 * (j % 4))) - T::kOffset;
-      values[j] = mul_rn(scale, static_cast<float>(code));
-      if constexpr (T::kMins) values[j] = add_rn(values[j], group.min);
-    }
-    store16(out, at * cols + block * T::kBlock + T::template first<g>(step), values);
-  });
+        for (int j = 0; j < 4; ++j) {
+          to[j] = {values[4 * j], values[4 * j + 1], values[4 * j + 2], values[4 * j + 3]};
+        }
+      } else {
+        uint4 packed[2];
+        out.dtype == DType::kFloat16 ? pack_values<__half>(values, packed)
+                                     : pack_values<gpu_bfloat16>(values, packed);
+        pieces[place_of(in_wave / 8)] = packed[0];
+        pieces[place_of(in_wave / 8 + 1)] = packed[1];
+      }
+    });
+  }
+  if (wide) return;
+  wave_barrier();
+  const int64_t left = (total - wave_first) * kPieces;
+  auto* const to = static_cast<uint4*>(out.data) + wave_first * kPieces;
+#pragma unroll
+  for (int j = 0; j < kPieces; ++j) {
+    const int p = j * kWaveSize + lane;
+    if (p < left) to[p] = pieces[place_of(p)];
+  }
 }
 
 // Rows of plain numbers, with the alignment of one number.
@@ -117,6 +141,8 @@ Status finish_product(DType product_dtype, const void* product, int64_t rows, in
 Status dequantize(const QuantMatrix& w, int64_t first, const int64_t* ids, int64_t count,
                   DType dtype, void* out, Stream stream) {
   if (count == 0 || w.cols == 0) return nullptr;
+  constexpr int kFewest = 32;  // weights of a step
+  if (count * w.cols / kFewest > int64_t{UINT32_MAX}) return "too many weights to expand at once";
   const auto launch = [&](auto kernel, int64_t total) {
     launch_early(kernel, blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream), w.data,
                  w.rows, w.row_bytes, static_cast<int>(w.cols), first, ids, total,

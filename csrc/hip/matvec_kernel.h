@@ -25,10 +25,11 @@ constexpr int kStepRegisters =
 template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
-// A stage is 1 KiB of a row or more where it is copied, one step of a lane where it waits in
-// registers.
+// A stage is 1 KiB of a row or more where it is copied, or less, so that tables have room beside as
+// many waves; it is one step of a lane where it waits in registers.
 template <class T>
-constexpr int kStageChunks = kCopiesAhead && kWaveSize / kSteps<T> * T::kBytes < 1024 ? 2 : 1;
+constexpr int kStageChunks =
+    kCopiesAhead && kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024) ? 2 : 1;
 
 // Stages that are on their way.
 template <class T, class View>
@@ -173,6 +174,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   // waited for first.
   const bool begun = kStartsEarly && args.weights_at_rest;
   if (begun) load(0);
+  LdsTables<T>::fill(table_words);
   follow_previous();
   typename X::Loaded loaded[X::kFetched];
   X::fetch(args.dtype, args.x, args.cols, loaded);
@@ -183,7 +185,6 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   rest = lds_address(rest);
   const X x(rest, args.cols);
   x.fill(loaded, args.dtype, args.x, args.cols);
-  LdsTables<T>::fill(table_words);
   __syncthreads();
   const LdsTables<T> tables(table_words);
 

@@ -310,6 +310,7 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
 #pragma unroll 1
   for (int a = 0; a < Weights::kStages; ++a) load(a);
   LdsTables<T>::fill(table_words);
+  __syncthreads();  // some are read at once
   const LdsTables<T> tables(table_words);
   follow_previous();
 

@@ -161,7 +161,7 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
 
 // The kernels for up to kMaxMultirowRows are not chosen before all GPU tests have passed with them:
 // so far their own checks have on an H200, and those on the emulator.
-constexpr int64_t kRoundedRows = gpu::kMaxMatvecRows;
+constexpr int64_t kRoundedRows = gpu::kMaxMultirowRows;
 
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
   return type.is_quantized() && !exact() && rows <= kRoundedRows && k > 0 &&

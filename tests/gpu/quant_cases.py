@@ -20,7 +20,7 @@ from tests.ops.quant_blocks import Bytes, random_blocks
 from tests.ops.rounded_activations import middles, rounded_to_8_bits
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 128, 200, 512)
-FEW = 2  # beyond so many rows no kernel rounds activations to 8 bits
+FEW = 16  # beyond so many rows no kernel rounds activations to 8 bits
 TILES = ((64, 256), (128, 1024), (256, 4096))  # [n, k] that tiles of any size end at
 EDGES = ((0, 0), (-1, -1), (1, 1), (-1, 1))  # rows and blocks off
 POOL = 2048  # blocks that weights are drawn from

@@ -13,6 +13,7 @@ import rocmforge_torch
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType
+from tests.gpu.quant_cases import FEW
 from tests.ops.quant_blocks import as_rows, extreme_blocks, named, random_blocks
 from tests.ops.rounded_activations import middles, product_of_rounded
 
@@ -22,7 +23,6 @@ ALL = [QUANT_TYPES[qtype] for qtype in FORMATS]
 QUANTIZED = [row for row in ALL if row.is_quantized]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 128, 200, 512)
-ROUNDED = 2  # rows that are rounded to 8 bits, for products of integers
 TILE = 128  # rows that are multiplied on matrix units by weights decoded to float16
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 SUBNORMAL = {torch.float32: 0.0, torch.float16: 2.0**-24, torch.bfloat16: 0.0}
@@ -86,14 +86,14 @@ def assert_is_product(
 ) -> None:
     """Each result is as near to the float64 product as the arithmetic of its path allows.
 
-    Up to ROUNDED rows: the product of the rounded activations, summed in float32; types with a
+    Up to FEW rows: the product of the rounded activations, summed in float32; types with a
     minimum need their `middle`. Up to TILE rows: no more than twice the error of a product in
     float16. More rows: factors rounded to x's dtype, or float32 if that is asked for.
     """
     dtype = x.dtype
     rows = x.numel() // x.shape[-1]
     in_kernel = row.is_quantized and not is_exact
-    few, tile = in_kernel and rows <= ROUNDED, in_kernel and ROUNDED < rows <= TILE
+    few, tile = in_kernel and rows <= FEW, in_kernel and FEW < rows <= TILE
     middle = torch.zeros_like(values) if middle is None else middle
     want = product_of_rounded(x, values, middle) if few else x.double() @ values.T
     size = x.double().abs() @ values.abs().T
@@ -156,7 +156,7 @@ def test_dot_products_are_those_of_rounded_activations(row: QuantType) -> None:
     n, k = 35, whole_blocks(row, 4096)
     qweight, values = weights(row, n, k)
     planes = ops.pack_weight(qweight, row.id)
-    for m in range(1, ROUNDED + 1):
+    for m in range(1, FEW + 1):
         x = torch.randint(-127, 128, (m, k), device="cuda").float()
         x[:, ::32] = 127
         scales = torch.exp2(torch.randint(-3, 3, (m, k // 32), device="cuda").float())

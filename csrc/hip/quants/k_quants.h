@@ -36,7 +36,7 @@ struct Q2_K : FourGroups {
     const uint32_t packed = every_second_byte(raw.scales[0], raw.scales[1], step & 1);
     Group group{{},
                 low_half(raw.d[0]) * byte_value<G>(packed & 0x0f0f0f0f, 1.0f, 0.0f),
-                high_half(raw.d[0]) * byte_value<G>(packed >> 4 & 0x0f0f0f0f, -1.0f, -0.0f)};
+                -(high_half(raw.d[0]) * byte_value<G>(packed >> 4 & 0x0f0f0f0f, 1.0f, 0.0f))};
     bit_fields<2>(raw.codes, 2 * G, group.codes);
     return group;
   }

@@ -241,7 +241,7 @@ struct StripedTables : SharedLevels<T> {
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
-#pragma unroll 4
+#pragma unroll 8
     for (int i = threadIdx.x; i < kRows * kPieces; i += blockDim.x) {
       const int row = i / kPieces, at = i % kPieces * 16;
       const int before = T::kFieldGrid ? at % 128 : at;
