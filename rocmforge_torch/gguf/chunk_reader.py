@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from types import TracebackType
 
 from torch import Tensor
@@ -21,6 +21,9 @@ class ChunkReader:
 
     A buffer is filled again only after `release`, and after the mark given there was reached. Use
     it as a context manager: leaving it stops the threads and lets go of the buffers.
+
+    What happens wakes the one thread that waits for it: with conditions every chunk would wake all
+    of them, to queue for the interpreter's lock before the thread that has something to do.
     """
 
     def __init__(
@@ -47,11 +50,12 @@ class ChunkReader:
         self._link = link
         self._most = buffers
         self._buffer_bytes = buffer_bytes
-        self._changed = threading.Condition()
+        self._turn = threading.Lock()
         self._made = 0
         self._claimed = 0  # chunks before this one are read, being read, or failed
         self._taken = 0
-        self._free: deque[tuple[Tensor, Mark]] = deque()
+        self._free: SimpleQueue[tuple[Tensor, Mark] | None] = SimpleQueue()
+        self._read: SimpleQueue[tuple[int, Tensor | BaseException]] = SimpleQueue()
         self._ready: dict[int, Tensor | BaseException] = {}
         self._stopped = False
         count = min(threads, buffers, len(chunks))
@@ -79,72 +83,68 @@ class ChunkReader:
 
     def take(self) -> Tensor:
         """The buffer that the next chunk was read into; waits until it is."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken in self._ready)
-            found = self._ready.pop(self._taken)
-            self._taken += 1
+        while self._taken not in self._ready:
+            index, result = self._read.get()
+            self._ready[index] = result
+        found = self._ready.pop(self._taken)
+        self._taken += 1
         if isinstance(found, BaseException):
             raise found
         return found
 
     def release(self, buffer: Tensor, mark: Mark) -> None:
         """Give a buffer back; it is free once `mark` is reached."""
-        with self._changed:
-            self._free.append((buffer, mark))
-            self._changed.notify_all()
+        self._free.put((buffer, mark))
 
     def _stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        self._stopped = True
+        for _ in self._threads:
+            self._free.put(None)  # for who waits
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        self._free.clear()
+        self._free = SimpleQueue()
+        self._read = SimpleQueue()
         self._ready.clear()
 
     def _run(self) -> None:
-        while True:
-            claim = self._claim()
-            if claim is None:
-                return
+        while (claim := self._claim()) is not None:
             index, free = claim
             try:
-                result: Tensor | BaseException = self._read(index, free)
+                result: Tensor | BaseException = self._fill_next(index, free)
             except BaseException as failure:  # the loading thread raises it
                 result = failure
+                self._stopped = True
             del free
-            with self._changed:
-                self._ready[index] = result
-                self._stopped = self._stopped or isinstance(result, BaseException)
-                self._changed.notify_all()
+            self._read.put((index, result))
             del claim, result
 
     def _claim(self) -> tuple[int, tuple[Tensor, Mark] | None] | None:
         """The next chunk and the buffer to read it into (None: a new one); None at the end.
 
-        Both are taken at once, so that the first chunk that is missing always has its buffer.
+        Both by one thread at a time, so that the first chunk that is missing always has its buffer.
         """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or self._at_end() or self._free or self._made < self._most
-            )
-            if self._stopped or self._at_end():
+        with self._turn:
+            if self._stopped or self._claimed == len(self._chunks):
+                return None
+            free = self._next_free()
+            if self._stopped:
                 return None
             index = self._claimed
             self._claimed += 1
-            self._changed.notify_all()
-            if self._free and (self._made == self._most or self._free[0][1].query()):
-                return index, self._free.popleft()
-            if self._made < self._most:
-                self._made += 1
-                return index, None
-            return index, self._free.popleft()
+            return index, free
 
-    def _at_end(self) -> bool:
-        return self._claimed == len(self._chunks)
+    def _next_free(self) -> tuple[Tensor, Mark] | None:
+        """A buffer that was given back; None if there is none and one more may be made."""
+        try:
+            return self._free.get_nowait()
+        except Empty:
+            if self._made == self._most:
+                return self._free.get()
+            self._made += 1
+            return None
 
-    def _read(self, index: int, free: tuple[Tensor, Mark] | None) -> Tensor:
+    def _fill_next(self, index: int, free: tuple[Tensor, Mark] | None) -> Tensor:
         if free is None:
             buffer = self._link.host_buffer(self._buffer_bytes)
         else:

@@ -11,9 +11,6 @@ from torch import Tensor
 class Mark(Protocol):
     """A point in a queue."""
 
-    def query(self) -> bool:
-        """Whether everything before it is done."""
-
     def synchronize(self) -> None:
         """Wait on the host until it is."""
 

@@ -24,9 +24,6 @@ class FakeMark:
     queue: str
     count: int
 
-    def query(self) -> bool:
-        return self.link.reached(self)
-
     def synchronize(self) -> None:
         self.link.run_copies(self.count if self.queue == "copies" else 0)
 
