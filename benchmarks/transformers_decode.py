@@ -1,10 +1,12 @@
 """Decoding in transformers on a GGUF file, beside this package's engine: tokens a second.
 
-usage: python -m benchmarks.transformers_decode MODEL.gguf [--tokens 32] [--no-compile]
+usage: python -m benchmarks.transformers_decode MODEL.gguf [--device cuda] [--tokens 32]
+           [--no-compile]
 
-Greedy decoding from the same prompt with a cache of fixed size, one sequence: our engine's decoder,
-transformers' model of `from_gguf` in eager mode, and the same compiled (`fullgraph=True`). The best
-of three rounds counts; all are timed in turn in one process.
+Greedy decoding from the same prompt with a cache of fixed size, one sequence: our engine (on a GPU
+its loop of captured graphs), transformers' model of `from_gguf` in eager mode, the same compiled
+(`fullgraph=True`) and, on a GPU, its step captured in a CUDA or HIP graph. The best of three rounds
+counts; all are timed in turn in one process.
 """
 
 from __future__ import annotations
@@ -16,61 +18,114 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import StaticCache
 
 from rocmforge_torch import load_model
+from rocmforge_torch.generate import SamplingParams, generate_tokens
 from rocmforge_torch.integrations.transformers import from_gguf
 
 ROUNDS = 3
 PROMPT = tuple(range(1000, 1016))
-Step = Callable[[torch.Tensor, int], torch.Tensor]  # tokens [1, T], position -> logits [1, V]
+Step = Callable[[Tensor, int], Tensor]  # tokens [1, T], position -> logits [1, V]
+Decode = Callable[[int], tuple[float, list[int]]]  # of so many tokens: seconds each, the tokens
 
 
-def ours(path: str, room: int) -> Callable[[], Step]:
-    model = load_model(path)
+def by_steps(start: Callable[[], Step], device: str) -> Decode:
+    """Greedy decoding by a function of a step; the first token is not timed."""
+
+    @torch.inference_mode()
+    def decode(tokens: int) -> tuple[float, list[int]]:
+        step, found = start(), []
+        logits = step(torch.tensor([PROMPT], device=device), 0)
+        begin = 0.0
+        for i in range(tokens + 1):
+            token = logits.argmax(-1, keepdim=True)
+            found.append(int(token))
+            logits = step(token, len(PROMPT) + i)
+            if i == 0:
+                begin = time.perf_counter()
+        logits.argmax().item()
+        return (time.perf_counter() - begin) / tokens, found
+
+    return decode
+
+
+def engine(path: str, device: str, room: int) -> Decode:
+    model = load_model(path, device)
+    if device != "cpu":
+
+        def loop(tokens: int) -> tuple[float, list[int]]:
+            params = SamplingParams(temperature=0.0, max_tokens=tokens + 1, ignore_eos=True)
+            begin, found = 0.0, []
+            for (generation,) in generate_tokens(model, [PROMPT], params, ctx_size=room):
+                found = generation.tokens
+                begin = begin or time.perf_counter()
+            return (time.perf_counter() - begin) / tokens, list(found)
+
+        return loop
 
     def start() -> Step:
         cache = model.new_cache(max_seq_len=room, dtype=torch.float32)
         return lambda ids, _: model(ids, cache)[:, -1]
 
-    return start
+    return by_steps(start, device)
 
 
-def theirs(path: str, room: int, compiled: bool) -> Callable[[], Step]:
-    model = from_gguf(path)
-    # One cache: a compiled step must find the tensors that it was compiled with.
+class Captured:
+    """A step of one token as a graph: the tensors that it reads and writes stay where they are."""
+
+    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], device: str) -> None:
+        self._step = step
+        self._ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._position = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits = torch.empty(0)
+
+    def __call__(self, ids: Tensor, position: Tensor) -> Tensor:
+        self._ids.copy_(ids)
+        self._position.copy_(position)
+        if self._graph is None:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._logits = self._step(self._ids, self._position)
+            self._graph = graph
+        self._graph.replay()
+        return self._logits
+
+
+def theirs(path: str, device: str, room: int, how: str) -> Decode:
+    model = from_gguf(path, device)
+    # One cache: a compiled or captured step must find the tensors that it was made with.
     cache = StaticCache(model.config, max_cache_len=room)
-    step: Any = torch.compile(model, fullgraph=True) if compiled else model
 
-    def start() -> Step:
-        cache.reset()
-
-        def run(ids: torch.Tensor, position: int) -> torch.Tensor:
-            positions = torch.arange(position, position + ids.shape[1])[None]
-            forward = step if ids.shape[1] == 1 else model
-            logits: torch.Tensor = forward(
+    def forward(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        def run(ids: Tensor, positions: Tensor) -> Tensor:
+            logits: Tensor = model(
                 ids, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits
             return logits[:, -1]
 
         return run
 
-    return start
+    eager = forward(model)
+    step = eager
+    if how == "compiled":
+        step = forward(torch.compile(model, fullgraph=True))
+    elif how == "captured":
+        step = Captured(eager, device)
 
+    def start() -> Step:
+        cache.reset()
 
-@torch.inference_mode()
-def decode(start: Callable[[], Step], tokens: int) -> tuple[float, list[int]]:
-    """(seconds a token, the tokens) of a greedy text; the first token is not timed."""
-    step, found = start(), []
-    logits = step(torch.tensor([PROMPT]), 0)
-    begin = 0.0
-    for i in range(tokens + 1):
-        token = logits.argmax(-1, keepdim=True)
-        found.append(int(token))
-        logits = step(token, len(PROMPT) + i)
-        if i == 0:
-            begin = time.perf_counter()
-    return (time.perf_counter() - begin) / tokens, found
+        def run(ids: Tensor, position: int) -> Tensor:
+            count = ids.shape[1]
+            positions = torch.arange(position, position + count, device=device)[None]
+            return (step if count == 1 else eager)(ids, positions)
+
+        return run
+
+    return by_steps(start, device)
 
 
 def main() -> None:
@@ -78,19 +133,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     room = len(PROMPT) + args.tokens + 2
-    runs = {"engine": ours(args.model, room), "eager": theirs(args.model, room, False)}
-    if not args.no_compile:
-        runs["compiled"] = theirs(args.model, room, True)
-        begin = time.perf_counter()
-        decode(runs["compiled"], 2)
-        print(f"compiling took {time.perf_counter() - begin:.0f} s")
-    results = {
-        name: [decode(start, args.tokens) for _ in range(ROUNDS)] for name, start in runs.items()
-    }
+    ways = ["eager", *([] if args.no_compile else ["compiled"])]
+    ways += ["captured"] if args.device != "cpu" else []
+    runs = {"engine": engine(args.model, args.device, room)}
+    runs |= {way: theirs(args.model, args.device, room, way) for way in ways}
+    for decode in runs.values():
+        decode(2)
+    results = {name: [decode(args.tokens) for _ in range(ROUNDS)] for name, decode in runs.items()}
     best = {name: min(seconds for seconds, _ in result) for name, result in results.items()}
     print(f"\n{'':10}{'tokens/s':>10}{'of engine':>12}{'same tokens':>13}")
     for name, seconds in best.items():
@@ -99,7 +153,8 @@ def main() -> None:
         )
         share = best["engine"] / seconds
         print(f"{name:10}{1 / seconds:10.1f}{share:12.0%}{same:>10}/{args.tokens + 1}")
-    print(json.dumps({"threads": torch.get_num_threads(), "seconds_per_token": best}))
+    record = {"device": args.device, "threads": torch.get_num_threads(), "seconds_per_token": best}
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":
