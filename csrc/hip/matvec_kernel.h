@@ -174,13 +174,13 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   // waited for first.
   const bool begun = kStartsEarly && args.weights_at_rest;
   if (begun) load(0);
-  LdsTables<T>::fill(table_words);
   follow_previous();
   typename X::Loaded loaded[X::kFetched];
   X::fetch(args.dtype, args.x, args.cols, loaded);
   if (!begun) load(0);
 #pragma unroll
   for (int a = 1; a < kAhead; ++a) load(a);
+  LdsTables<T>::fill(table_words);  // while x is on its way
 
   rest = lds_address(rest);
   const X x(rest, args.cols);

@@ -138,16 +138,20 @@ class _Load:
 
     def _allocate(self) -> None:
         """Everything on the device but what is computed, so that copies wait for it only once."""
-        largest = total = 0
+        largest = total = needed = 0
         for file in self._files:
             for info in file.infos:
+                needed += round_up(info.nbytes)
                 if self._form.changes(info):
                     largest, total = max(largest, info.nbytes), total + round_up(info.nbytes)
                     if largest == info.nbytes:
                         self._subject = file, info
+        scratch = 0
         if largest:
-            wanted = max(round_up(largest), min(self._size.scratch_bytes, total))
-            self._scratch = Scratch(self._link, round_up(wanted))
+            scratch = round_up(max(round_up(largest), min(self._size.scratch_bytes, total)))
+        self._link.reserve(scratch + needed)
+        if scratch:
+            self._scratch = Scratch(self._link, scratch)
         for file in self._files:
             for info in file.infos:
                 if not self._form.changes(info):

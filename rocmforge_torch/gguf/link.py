@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 import torch
@@ -27,6 +28,9 @@ class Link(Protocol):
 
     def memory(self, nbytes: int) -> Tensor:
         """uint8 [nbytes] on the device, ordered with the computing queue."""
+
+    def reserve(self, nbytes: int) -> None:
+        """Have the device set aside so much memory at once, for `memory` and what is computed."""
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Queue a copy of a part of a host buffer to the device."""
@@ -64,6 +68,12 @@ class CudaLink:
 
     def memory(self, nbytes: int) -> Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+
+    def reserve(self, nbytes: int) -> None:
+        # What is taken and given back at once stays with torch, which cuts tensors from it: asking
+        # the driver for every tensor takes longer than copying it, and holds up the copies.
+        with contextlib.suppress(torch.OutOfMemoryError):  # tensor by tensor there may be room
+            torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         with torch.cuda.stream(self._copies):

@@ -86,6 +86,9 @@ class FakeLink:
         self.device_bytes += nbytes
         return made
 
+    def reserve(self, nbytes: int) -> None:
+        self.reserved = nbytes
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         self.step()
         begin, end = span(target)

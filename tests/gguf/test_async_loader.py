@@ -159,6 +159,7 @@ def test_every_tensor_arrives(folder: Path, files: list[Any], seed: int) -> None
     plain = sum(info.nbytes for _, info in every if not info.name.startswith("changed"))
     largest = max((info.nbytes for _, info in every if info.name.startswith("changed")), default=0)
     assert link.device_bytes <= plain + max(largest + 256, SIZE.scratch_bytes)
+    assert link.reserved >= max(sum(info.nbytes for _, info in every), link.device_bytes)
     if not largest:
         assert link.device_bytes == plain
 

@@ -25,6 +25,7 @@ from test_out import (
 from torch import Tensor
 
 import rocmforge_torch
+from tests.gpu.fallbacks import by_reference
 from tests.gpu.guards import GuardedMemory, guarded
 
 pytestmark = pytest.mark.gpu
@@ -75,7 +76,7 @@ def test_opcheck(name: str) -> None:
 
 @on_every_op
 def test_a_captured_call_writes_again_when_it_replays(name: str) -> None:
-    call = moved(filled_sample(name))
+    call = moved(filled_sample(name, by_reference))
     wanted = results_of(name, call)
     outs = [poisoned(result) for result in wanted]
     side = torch.cuda.Stream()
@@ -134,6 +135,16 @@ def test_results_may_not_overlap_an_argument(name: str) -> None:
             else:
                 out_of(name)(*args, **call.kwargs, **named(outs))
                 assert all(map(same_bits, outs, wanted))
+
+
+def test_a_reference_is_not_captured() -> None:
+    x, out = torch.randn(3, 256, device="cuda"), torch.zeros(3, 144, dtype=torch.uint8).cuda()
+    graph = torch.cuda.CUDAGraph()
+    sentence = "its reference cannot be captured in a graph"
+    with pytest.raises(RuntimeError, match=sentence), torch.cuda.graph(graph):
+        out_of("quantize")(x, 12, out=out)
+    torch.cuda.synchronize()
+    assert (out == 0).all()
 
 
 @pytest.mark.parametrize("qtype", [12, 2], ids=["by the reference", "by a kernel"])

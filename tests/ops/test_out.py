@@ -93,10 +93,12 @@ def test_opcheck(name: str) -> None:
         torch.library.opcheck(out_of(name), call.args, kwargs, test_utils=opchecks(sample))
 
 
-def filled_sample(name: str) -> Sample:
-    """The first sample whose results have several elements."""
+def filled_sample(
+    name: str, without: Callable[[str, Sample], bool] = lambda name, sample: False
+) -> Sample:
+    """The first sample whose results have several elements, and that `without` does not name."""
     for sample in samples_of(name):
-        if all(r.numel() > 1 for r in results_of(name, sample)):
+        if not without(name, sample) and all(r.numel() > 1 for r in results_of(name, sample)):
             return sample
     raise AssertionError(f"{name} has no sample with results")
 
