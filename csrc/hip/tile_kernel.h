@@ -77,11 +77,37 @@ __device__ __forceinline__ Span<__half> half_values(const Group& group, bool ins
 template <int kChunk>
 constexpr bool kThroughLds = kChunk >= 16;
 
+// Stages of x in LDS: one is used while the others are on their way. Where they wait in registers
+// that is one.
+constexpr int kTileBuffers = kCopiesAhead ? 4 : 2;
+
 // Waves of a block that divide the columns, at most: LDS has to hold values of x for each.
 template <int kChunk>
 constexpr int kMostColumnWaves = kChunk < 16   ? 8
                                  : kChunk < 64 ? 4
                                                : 2;
+
+// What a block keeps of x in LDS. The gap of a region keeps slots on banks of their own.
+template <class T, int kChunk>
+struct TileStages {
+  static constexpr int kPhases = kTileAhead<T> * T::kGroups, kStage = smaller(4 / kSlots, kPhases);
+  static constexpr int kRegion = 16 * kChunk + 16, kShare = kStage * kSlots * kRegion;  // halves
+  static_assert(kStage * kSlots <= 4);
+  static constexpr int kParts = kMostColumnWaves<kChunk>;
+  static constexpr int kPieces = kStage * kSlots * 2 * kChunk;  // of 16 bytes, to a part
+  static constexpr int kThreads = kTileWaves * kWaveSize;
+  static constexpr int kEach = (kPieces * kParts + kThreads - 1) / kThreads;
+};
+
+// LDS of a block, which stages of x have first, then sums. Host code does not know kSlots.
+template <class T, int kChunk>
+constexpr int tile_lds_bytes() {
+  using X = TileStages<T, kChunk>;
+  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4, kMostSpans = 4;  // kStage * kSlots
+  constexpr int kStageBytes = X::kParts * kMostSpans * X::kRegion * 2;
+  constexpr int kStaged = kThroughLds<kChunk> ? kTileBuffers * kStageBytes : 0;
+  return kSumBytes > kStaged ? kSumBytes : kStaged;
+}
 
 template <class T, class View, int kChunk>
 __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
@@ -121,36 +147,33 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     }
   };
 
-  // x passes through LDS, for all waves of the block: [two stages][part][phase][slot], of which
-  // each is a span of every row. A phase is a group of a turn. The gap keeps slots on banks of
-  // their own.
-  constexpr int kPhases = kAhead * T::kGroups, kStage = smaller(4 / kSlots, kPhases);
-  constexpr int kRegion = 16 * kChunk + 16, kShare = kStage * kSlots * kRegion;
-  constexpr int kParts = kMostColumnWaves<kChunk>;
-  constexpr int kPieces = kStage * kSlots * 2 * kChunk;  // of 16 bytes, to a part
-  constexpr int kEach = (kPieces * kParts + kThreads - 1) / kThreads;
-  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4;
-  constexpr int kStageBytes = kThroughLds<kChunk> ? 2 * kParts * kShare * 2 : 0;
-  __shared__ uint4 memory[(kSumBytes > kStageBytes ? kSumBytes : kStageBytes) / 16];
+  // x passes through LDS, for all waves of the block: [buffer][part][phase][slot], of which each is
+  // a span of every row. A phase is a group of a turn.
+  using X = TileStages<T, kChunk>;
+  constexpr int kPhases = X::kPhases, kStage = X::kStage;
+  extern __shared__ uint4 memory[];
   __half* const staged = reinterpret_cast<__half*>(memory);
   const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
-  LdsCopy pieces[kEach] = {};
+  LdsCopy pieces[X::kEach] = {};
   const auto each_piece = [&](auto body) {
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
+    for (int j = 0; j < X::kEach; ++j) {
       const int piece = j * kThreads + static_cast<int>(threadIdx.x), row = piece % kChunk;
-      if (piece < kPieces * column_waves && row < x_rows + 15) {
-        body(pieces[j], piece / kPieces, piece % kPieces / (2 * kChunk), piece / kChunk % 2, row);
+      if (piece < X::kPieces * column_waves && row < x_rows + 15) {
+        body(pieces[j], piece / X::kPieces, piece % X::kPieces / (2 * kChunk), piece / kChunk % 2,
+             row);
       }
     }
   };
   const auto place_of = [&](int buffer, int of_part, int place, int half, int row) {
-    const int at = (buffer * kParts + of_part) * kShare + place * kRegion;
+    const int at = (buffer * X::kParts + of_part) * X::kShare + place * X::kRegion;
     return staged + at + 8 * half * kChunk + 8 * row;
   };
-  const auto fetch = [&](int at, int first_phase, int buffer) {
+  // The stage that begins `phases` after the first of turn `at`.
+  const auto fetch = [&](int at, int phases, int buffer) {
+    at += phases / kPhases * turns_apart;
     each_piece([&](LdsCopy& piece, int of_part, int place, int half, int row) {
-      const int phase = first_phase + place / kSlots, g = phase % T::kGroups;
+      const int phase = phases % kPhases + place / kSlots, g = phase % T::kGroups;
       const int turn = at + of_part * kAhead + phase / T::kGroups;
       const int s = step_of(turn, place % kSlots);
       const int apart = T::template first<1>(0) - T::template first<0>(0);
@@ -158,28 +181,31 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
       piece.fetch(x + (k + 8 * half) * kChunk + 8 * row,
                   place_of(buffer, of_part, place, half, row));
     });
+    close_copies();
   };
   const auto land = [&](int buffer) {
     each_piece([&](const LdsCopy& piece, int of_part, int place, int half, int row) {
       piece.land(place_of(buffer, of_part, place, half, row));
     });
-    __syncthreads();
   };
 
   Acc sums[kTiles] = {};
 #pragma unroll
   for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
+  constexpr int kBehind = kTileBuffers - 1;  // stages on their way while one is used
   if constexpr (kThroughLds<kChunk>) {
-    fetch(0, 0, 0);
-    land(0);
+#pragma unroll
+    for (int stage = 0; stage < kBehind; ++stage) fetch(0, stage * kStage, stage);
+    if constexpr (!kCopiesAhead) land(0);
   }
   int buffer = 0;
   for (int at = 0; at < turns; at += turns_apart) {
     for_each_group<kPhases>([&](auto phase) {
       constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
       if constexpr (kThroughLds<kChunk> && phase % kStage == 0) {
-        constexpr bool kWraps = phase + kStage >= kPhases;
-        fetch(kWraps ? at + turns_apart : at, kWraps ? 0 : phase + kStage, buffer ^ 1);
+        await_copies<kBehind - 1>();
+        __syncthreads();  // the stage is there, and nobody uses the one before any more
+        fetch(at, phase + kBehind * kStage, (buffer + kBehind) % kTileBuffers);
       }
       const int turn = at + part * kAhead + a;
       const bool inside = turn * kSlots + slot(lane) < steps;
@@ -192,8 +218,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
       if constexpr (g == T::kGroups - 1) load(turn + turns_apart, raw[a]);
       const __half* from = nullptr;
       if constexpr (kThroughLds<kChunk>) {
-        from = staged + (buffer * kParts + part) * kShare +
-               (phase % kStage * kSlots + slot(lane)) * kRegion;
+        from = staged + (buffer * X::kParts + part) * X::kShare +
+               (phase % kStage * kSlots + slot(lane)) * X::kRegion;
       } else {
         from = x + (s / kSteps<T> * T::kBlock + T::template first<g>(step)) * kChunk;
       }
@@ -208,12 +234,16 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
         mma(sums[t], weights, values);
       }
       if constexpr (kThroughLds<kChunk> && (phase + 1) % kStage == 0) {
-        buffer ^= 1;
-        land(buffer);
+        buffer = (buffer + 1) % kTileBuffers;
+        if constexpr (!kCopiesAhead) land(buffer);
       }
     });
   }
 
+  if constexpr (kThroughLds<kChunk>) {
+    await_copies<0>();
+    __syncthreads();  // sums take the place of x
+  }
   auto* const partial = reinterpret_cast<float (*)[kChunk][16]>(memory);  // [wave]
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
@@ -258,7 +288,9 @@ void launch_tile(const TileCall& call) {
                   static_cast<unsigned>(chunks));
   const auto kernel =
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
-  kernel<<<grid, kTileWaves * device_wave_size(), 0, static_cast<gpuStream_t>(call.stream)>>>(
+  constexpr int kLds = tile_lds_bytes<T, kChunk>();
+  allow_lds(kernel, kLds);
+  kernel<<<grid, kTileWaves * device_wave_size(), kLds, static_cast<gpuStream_t>(call.stream)>>>(
       TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
                row_waves, reinterpret_cast<const __half*>(call.x.values), call.x.factors, call.bias,
                call.bias_dtype, call.dtype, call.out});
