@@ -63,7 +63,12 @@ __global__ void __launch_bounds__(kThreads)
   KeyRange range =
       tile_keys(call, sequence_length(call, work.batch), 0, static_cast<int>(call.queries) - 1);
   range.begin -= range.begin % kGranule;
-  const CacheView& view = is_key ? call.k : call.v;
+  // Field by field: a pointer to either would hide from AMD's compiler that data is global memory.
+  const CacheView& k = call.k;
+  const CacheView& v = call.v;
+  const CacheView view = {
+      is_key ? k.type : v.type, is_key ? k.data : v.data, is_key ? k.block_stride : v.block_stride,
+      is_key ? k.position_stride : v.position_stride, is_key ? k.head_stride : v.head_stride};
   const auto dims = static_cast<int>(is_key ? call.head_dim : call.value_dim);
   const int64_t room = call.blocks_per_sequence * call.block_size;
   T* const to = (is_key ? keys : values) + pair * room * dims;
