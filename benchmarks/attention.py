@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def decode(
     calls = [placed(args, name, batch, keys)]
     size = sum(c.nbytes for c in calls[0][:2] if c is not None)
     calls += [placed(args, name, batch, keys) for _ in range(ROTATED_BYTES // size)]
-    time = microseconds([lambda call=call: attention(q, *call) for call in calls])
+    time = microseconds([partial(attention, q, *call) for call in calls])
     return {
         "kind": "decode",
         "format": name,
@@ -109,7 +110,7 @@ def prefill(args: argparse.Namespace, name: str, tokens: int) -> dict[str, Any]:
     heads = (1, args.kv_heads, tokens, args.head_dim)
     query, keys = q.transpose(1, 2), torch.randn(heads, device="cuda", dtype=dtype)
     values = torch.randn_like(keys)
-    time = microseconds([lambda: attention(q, *call)])
+    time = microseconds([partial(attention, q, *call)])
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
         flash = microseconds(
             [
