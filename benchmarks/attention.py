@@ -1,11 +1,12 @@
 """Attention on a GPU: decode against the bandwidth of a copy, prefill against torch's flash kernel.
 
 usage: python -m benchmarks.attention [--formats f16,e4m3,q8_0] [--heads 32] [--kv-heads 8]
-           [--head-dim 128] [--json FILE]
+           [--head-dim 128] [--block-size 0] [--json FILE]
 
 Decode reads the whole cache: its rate is the cache's bytes over the time, as a part of what a copy
 of a large tensor moves (read and written) in the same run. Caches are used in turn so that none is
-still in the device's own cache. Prefill is causal, T new tokens over a cache of T.
+still in the device's own cache. Prefill is causal, T new tokens over a cache of T. With a block
+size, caches are pages in random order.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ def cache(name: str, *shape: int) -> Tensor:
     rows = torch.randint(0, 256, (*shape[:-1], blocks, size), dtype=torch.uint8, device="cuda")
     rows[..., 0], rows[..., 1] = 0, 0x24
     return rows.flatten(-2)
+
+
+def placed(args: argparse.Namespace, name: str, batch: int, keys: int) -> list[Tensor | None]:
+    """Keys, values, lengths and, for pages, their table."""
+    pages = -(-keys // args.block_size) if args.block_size else 1
+    shape = (batch * pages, args.block_size or keys, args.kv_heads, args.head_dim)
+    seq_lens = torch.full((batch,), keys, dtype=torch.int32, device="cuda")
+    table = torch.randperm(batch * pages, device="cuda").int().view(batch, pages)
+    return [cache(name, *shape), cache(name, *shape), seq_lens, table if args.block_size else None]
 
 
 def microseconds(calls: Sequence[Callable[[], Any]], repeats: int = 20) -> float:
@@ -77,16 +88,11 @@ def copy_bandwidth() -> float:
 def decode(
     args: argparse.Namespace, name: str, batch: int, keys: int, bandwidth: float
 ) -> dict[str, Any]:
-    shape = (batch, keys, args.kv_heads, args.head_dim)
     q = torch.randn(batch, 1, args.heads, args.head_dim, device="cuda", dtype=torch.float16)
-    seq_lens = torch.full((batch,), keys, dtype=torch.int32, device="cuda")
-    first = cache(name, *shape), cache(name, *shape)
-    size = sum(c.nbytes for c in first)
-    pairs = [
-        first,
-        *((cache(name, *shape), cache(name, *shape)) for _ in range(ROTATED_BYTES // size)),
-    ]
-    time = microseconds([lambda k=k, v=v: attention(q, k, v, seq_lens) for k, v in pairs])
+    calls = [placed(args, name, batch, keys)]
+    size = sum(c.nbytes for c in calls[0][:2] if c is not None)
+    calls += [placed(args, name, batch, keys) for _ in range(ROTATED_BYTES // size)]
+    time = microseconds([partial(attention, q, *call) for call in calls])
     return {
         "kind": "decode",
         "format": name,
@@ -100,12 +106,11 @@ def decode(
 def prefill(args: argparse.Namespace, name: str, tokens: int) -> dict[str, Any]:
     dtype = torch.bfloat16 if name == "bf16" else torch.float16
     q = torch.randn(1, tokens, args.heads, args.head_dim, device="cuda", dtype=dtype)
-    k, v = (cache(name, 1, tokens, args.kv_heads, args.head_dim) for _ in range(2))
-    seq_lens = torch.full((1,), tokens, dtype=torch.int32, device="cuda")
+    call = placed(args, name, 1, tokens)
     heads = (1, args.kv_heads, tokens, args.head_dim)
     query, keys = q.transpose(1, 2), torch.randn(heads, device="cuda", dtype=dtype)
     values = torch.randn_like(keys)
-    time = microseconds([lambda: attention(q, k, v, seq_lens)])
+    time = microseconds([partial(attention, q, *call)])
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
         flash = microseconds(
             [
@@ -132,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=8)
     parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--block-size", type=int, default=0, help="of pages; 0: none")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--keys", default="4096,16384")
     parser.add_argument("--tokens", default="512,2048,8192")

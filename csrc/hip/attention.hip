@@ -1,6 +1,7 @@
 // Chooses how a call is cut and computed, and merges the splits of a sequence.
 #include <algorithm>
 
+#include "hip/attention_parts.h"
 #include "hip/attention_work.h"
 #include "hip/chunks.h"
 #include "hip/dispatch.h"
@@ -86,8 +87,8 @@ Method method_of(const AttentionCall& call) {
   return call.k.type == call.v.type && rows <= kMostDecodeRows ? Method::kDecode : Method::kTile;
 }
 
-int tile_rows(const AttentionCall& call) {
-  switch (method_of(call)) {
+int tile_rows(Method method) {
+  switch (method) {
     case Method::kExact:
       return kExactRows;
     case Method::kDecode:
@@ -98,18 +99,32 @@ int tile_rows(const AttentionCall& call) {
   return 1;
 }
 
-AttentionPlan plan_of(const AttentionCall& call) {
-  AttentionPlan plan = {};
+// How a call is computed: one plan for all of its parts.
+struct Course {
+  Method method;
+  AttentionParts parts;
+  AttentionPlan plan;
+  int64_t unpacked_bytes, partial_rows;  // of the workspace
+};
+
+Course course_of(const AttentionCall& call) {
+  Course course = {};
+  course.method = method_of(call);
+  course.parts = parts_of(call, course.method == Method::kTile);
+  const int64_t pairs = course.parts.batches * course.parts.kv_heads;
+  course.unpacked_bytes = course.parts.unpacks ? pairs * unpacked_head_bytes(call) : 0;
+
+  AttentionPlan& plan = course.plan;
   plan.group = static_cast<int>(call.heads / call.kv_heads);
   plan.rows = static_cast<int>(call.queries) * plan.group;
-  plan.tile_rows = tile_rows(call);
+  plan.tile_rows = tile_rows(course.method);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
-  const int64_t blocks = std::max<int64_t>(call.batch * call.kv_heads * plan.tiles, 1);
-  const int64_t keys = call.blocks_per_sequence * call.block_size;
+  const int64_t blocks = std::max<int64_t>(pairs * plan.tiles, 1);
   const int64_t wanted = kBlocksPerUnit * device_compute_units() / blocks;
-  const int64_t most = std::min(kMostSplits, ceil_div(keys, kKeysPerSplit));
+  const int64_t most = std::min(kMostSplits, ceil_div(room_of(call), kKeysPerSplit));
   plan.splits = static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
-  return plan;
+  course.partial_rows = plan.splits > 1 ? pairs * plan.rows * plan.splits : 0;
+  return course;
 }
 
 void decode(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
@@ -134,17 +149,16 @@ void decode(const AttentionCall& call, const AttentionPlan& plan, const Partials
 
 void tiles(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
            Stream stream) {
-  const CacheType k = call.k.type, v = call.v.type;
-  if (k == CacheType::kFloat16 && v == k) return attention_tile_f16(call, plan, partials, stream);
-  if (k == CacheType::kBFloat16 && v == k) return attention_tile_bf16(call, plan, partials, stream);
-  const bool wide = k == CacheType::kBFloat16 || v == CacheType::kBFloat16;
-  return wide ? attention_tile_any_bf16(call, plan, partials, stream)
-              : attention_tile_any_f16(call, plan, partials, stream);
+  if (call.k.type == CacheType::kBFloat16) {
+    attention_tile_bf16(call, plan, partials, stream);
+  } else {
+    attention_tile_f16(call, plan, partials, stream);
+  }
 }
 
-void launch(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
-            Stream stream) {
-  switch (method_of(call)) {
+void launch(Method method, const AttentionCall& call, const AttentionPlan& plan,
+            const Partials& partials, Stream stream) {
+  switch (method) {
     case Method::kExact:
       return attention_exact(call, plan, partials, stream);
     case Method::kDecode:
@@ -154,33 +168,36 @@ void launch(const AttentionCall& call, const AttentionPlan& plan, const Partials
   }
 }
 
-int64_t partial_rows(const AttentionCall& call, const AttentionPlan& plan) {
-  return plan.splits > 1 ? call.batch * call.kv_heads * plan.rows * plan.splits : 0;
-}
-
-// Statistics come first: they are 8-byte aligned whatever value_dim is.
-Partials partials_in(void* workspace, const AttentionCall& call, const AttentionPlan& plan) {
-  auto* stats = static_cast<float2*>(workspace);
-  return {reinterpret_cast<float*>(stats + partial_rows(call, plan)), stats};
-}
-
 }  // namespace
 
+// The workspace: unpacked caches, statistics, weighted values. Unpacked heads are whole 16 bytes,
+// statistics 8.
 int64_t attention_workspace_bytes(const AttentionCall* call) {
-  const AttentionPlan plan = plan_of(*call);
-  return partial_rows(*call, plan) *
-         static_cast<int64_t>(sizeof(float2) + call->value_dim * sizeof(float));
+  const Course course = course_of(*call);
+  return course.unpacked_bytes +
+         course.partial_rows *
+             static_cast<int64_t>(sizeof(float2) + call->value_dim * sizeof(float));
 }
 
 Status attention(const AttentionCall* call, void* workspace, Stream stream) {
   if (call->batch * call->queries * call->heads * call->value_dim == 0) return nullptr;
-  const AttentionPlan plan = plan_of(*call);
-  const Partials partials = partials_in(workspace, *call, plan);
-  launch(*call, plan, partials, stream);
-  if (plan.splits > 1) {
-    const auto rows = static_cast<unsigned>(call->batch * call->kv_heads * plan.rows);
-    launch_early(attention_merge_kernel, rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream),
-                 *call, plan, partials);
+  const Course course = course_of(*call);
+  const AttentionPlan& plan = course.plan;
+  auto* stats = reinterpret_cast<float2*>(static_cast<uint8_t*>(workspace) + course.unpacked_bytes);
+  const Partials partials = {reinterpret_cast<float*>(stats + course.partial_rows), stats};
+  for (int64_t batch = 0; batch < call->batch; batch += course.parts.batches) {
+    for (int64_t head = 0; head < call->kv_heads; head += course.parts.kv_heads) {
+      AttentionCall part = *call;
+      if (course.parts.unpacks) {
+        part = part_of(*call, course.parts, batch, head);
+        part = unpack_caches(part, course.parts.unpacked, workspace, stream);
+      }
+      launch(course.method, part, plan, partials, stream);
+      if (plan.splits == 1) continue;
+      const auto rows = static_cast<unsigned>(part.batch * part.kv_heads * plan.rows);
+      launch_early(attention_merge_kernel, rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream),
+                   part, plan, partials);
+    }
   }
   return launch_status();
 }

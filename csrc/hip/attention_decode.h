@@ -2,13 +2,13 @@
 // shares one read of the cache.
 //
 // A block steps over kStepKeys keys. For the scores its waves share out the keys, 16 each; for the
-// weighted sum they share out the dims of the values. Where memory can be copied to LDS behind the
-// computation, rows come that way, as the cache has them, some steps ahead; values of 16 bits are
-// used as they are, others converted in LDS once. Elsewhere keys are read straight into matrix
-// units and values go through LDS transposed, as the weights do; little is kept in registers, so
-// that many blocks are under way on a compute unit, and their loads with them.
+// weighted sum they share out the dims of the values. Keys are read straight into matrix units,
+// values go through LDS transposed, as the weights do; little is kept in registers, so that many
+// blocks are under way on a compute unit, and their loads with them. Where memory can be copied to
+// LDS behind the computation, attention_decode_waves.h does better.
 #pragma once
 
+#include "hip/attention_decode_waves.h"
 #include "hip/attention_matrix.h"
 
 namespace rocmforge::gpu {
@@ -24,32 +24,21 @@ struct DecodeShape {
   static constexpr int kWaveTiles = kBucket / 16 / kDecodeWaves;  // of 16 dims
   static constexpr bool kLarge = kBucket > 128;
   static constexpr bool kQueriesHeld = !kLarge || kSlots > 1;
-  // Rows are copied to LDS as they are, ahead of their use.
-  static constexpr bool kCopied = kLoadsTransposed;
-  // Rows of blocks are, too: neighbouring lanes read neighbouring bytes of the cache, and its odd
-  // addresses are met in LDS only.
-  static constexpr bool kStaged = kCopied || (Format::kBlock > 1 && !kLarge);
-  // The values that matrix units read are those bytes.
-  static constexpr bool kDirect = kCopied && Format::kBlock == 1 && Format::kBytes == 2;
+  // Rows of blocks are copied to LDS as they are: neighbouring lanes read neighbouring bytes of the
+  // cache, and its odd addresses are met in LDS only.
+  static constexpr bool kStaged = Format::kBlock > 1 && !kLarge;
   // Values are held in registers while scores are computed.
   static constexpr bool kAhead = !kStaged && !kLarge;
   static constexpr int kStride = kStepKeys + 8;  // of weights and, turned, of values
   static constexpr int kPairs = kStepKeys / 2 * (kBucket / 8) / kThreads;
 
-  // LDS, in bytes: converted values, then the stages of rows, keys before values.
-  static constexpr int kHeadBytes = kBucket / Format::kBlock * Format::kBytes;
-  static constexpr int kRowBytes = kHeadBytes + (kCopied && Format::kBlock == 1 ? 16 : 0);
+  // LDS, in bytes: converted values, then the rows, keys before values.
+  static constexpr int kRowBytes = kBucket / Format::kBlock * Format::kBytes;
   // What is copied at a time, and how many registers wait for it.
-  static constexpr int kUnit = Format::kBlock == 1 ? 16 : kRowBytes % 8 == 0 ? 8 : 4;
-  static constexpr int kCopiesAtOnce = kCopied ? 1 : 5;
-  static constexpr int kStageBytes = kStaged ? 2 * kStepKeys * kRowBytes : 0;
-  static constexpr int kValueStride = kCopied ? kBucket + 8 : kStride;  // elements
-  static constexpr int kValueBytes =
-      kDirect ? 0 : (kCopied ? kStepKeys : kBucket) * kValueStride * static_cast<int>(sizeof(T));
-  // As many as let three blocks fit into NVIDIA's 227 KiB.
-  static constexpr int kFitting = kCopied ? ((72 << 10) - kValueBytes) / kStageBytes : 1;
-  static constexpr int kStages = !kCopied ? 1 : kFitting < 2 ? 2 : kFitting > 4 ? 4 : kFitting;
-  static constexpr int kBytes = kValueBytes + kStages * kStageBytes;
+  static constexpr int kUnit = kRowBytes % 8 == 0 ? 8 : 4;
+  static constexpr int kCopiesAtOnce = 5;
+  static constexpr int kValueBytes = kBucket * kStride * static_cast<int>(sizeof(T));
+  static constexpr int kBytes = kValueBytes + (kStaged ? 2 * kStepKeys * kRowBytes : 0);
 };
 
 // Starts to copy kStepKeys rows of `bytes` to LDS, in units of `Bytes` that the block's threads
@@ -61,19 +50,6 @@ __device__ __forceinline__ void copy_rows(RowOf row_of, int bytes, uint8_t* to) 
   for (int i = threadIdx.x; i < kStepKeys * units; i += Shape::kThreads) {
     const int key = i / units, at = i % units * Bytes;
     copy_to_lds<Bytes>(row_of(key) + at, to + key * Shape::kRowBytes + at);
-  }
-}
-
-// The same for rows of the largest size, `stride` apart.
-template <class Shape, int Bytes>
-__device__ __forceinline__ void copy_whole_rows(const uint8_t* from, int64_t stride, uint8_t* to) {
-  constexpr unsigned kUnits = Shape::kHeadBytes / Bytes, kAll = kStepKeys * kUnits;
-#pragma unroll
-  for (unsigned n = 0; n < (kAll + Shape::kThreads - 1) / Shape::kThreads; ++n) {
-    const unsigned i = threadIdx.x + n * Shape::kThreads;
-    const unsigned key = i / kUnits, at = i % kUnits * Bytes;
-    if (kAll % Shape::kThreads != 0 && i >= kAll) break;
-    copy_to_lds<Bytes>(from + key * stride + at, to + key * Shape::kRowBytes + at);
   }
 }
 
@@ -95,17 +71,10 @@ struct DecodeRows {
     constexpr int kUnit = Shape::kUnit;
     const int bytes = dims / Format::kBlock * Format::kBytes;
     const auto row_of = [&](int key) { return row(view, first + key); };
-    // Plain rows are as aligned as 16-byte loads of them need.
-    const auto steps =
-        Format::kBlock == 1
-            ? 0
-            : static_cast<int>(reinterpret_cast<uintptr_t>(view.data) | view.block_stride |
-                               view.position_stride | view.head_stride) |
-                  bytes;
-    if (Shape::kCopied && steps % kUnit == 0 && dims == kBucket && call.block_table == nullptr &&
-        first + kStepKeys <= end) {
-      copy_whole_rows<Shape, kUnit>(row(view, first), view.position_stride, to);
-    } else if (steps % kUnit == 0) {
+    const auto steps = static_cast<int>(reinterpret_cast<uintptr_t>(view.data) | view.block_stride |
+                                        view.position_stride | view.head_stride) |
+                       bytes;
+    if (steps % kUnit == 0) {
       copy_rows<Shape, kUnit>(row_of, bytes, to);
     } else if (kUnit > 4 && steps % 4 == 0) {
       copy_rows<Shape, 4>(row_of, bytes, to);
@@ -120,16 +89,9 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
     attention_decode_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
   follow_previous();
   using Shape = DecodeShape<T, Format, kBucket>;
-  uint8_t* memory;
-  if constexpr (Shape::kCopied) {
-    extern __shared__ __align__(16) uint8_t dynamic[];
-    memory = dynamic;
-  } else {
-    __shared__ __align__(16) uint8_t fixed[Shape::kBytes];
-    memory = fixed;
-  }
-  T* const values = reinterpret_cast<T*>(memory);  // [dim][key]; kCopied: [key][dim]
-  uint8_t* const stages = memory + Shape::kValueBytes;
+  __shared__ __align__(16) uint8_t memory[Shape::kBytes];
+  T* const values = reinterpret_cast<T*>(memory);  // [dim][key]
+  uint8_t* const staged = memory + Shape::kValueBytes;
   __shared__ __align__(16) T weights[kDecodeRows * Shape::kStride];
   __shared__ float largest_of[kDecodeWaves][kDecodeRows], sum_of[kDecodeWaves][kDecodeRows];
 
@@ -177,28 +139,17 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
   }
 
   const DecodeRows<T, Format, kBucket> cached{call, work, range.end};
-  const auto stage_of = [&](int step) {
-    return stages + step % Shape::kStages * Shape::kStageBytes;
-  };
-  const auto stage = [&](int step) {
-    const int first = range.begin + step * kStepKeys;
-    if (first < range.end) {
-      cached.stage(call.k, first, head_dim, stage_of(step));
-      cached.stage(call.v, first, dims, stage_of(step) + kStepKeys * Shape::kRowBytes);
-    }
-    close_copies();
-  };
   // Where key `key` of a step is read from.
   const auto key_row = [&](int step, int key) {
     if constexpr (Shape::kStaged) {
-      return stage_of(step) + key * Shape::kRowBytes;
+      return staged + key * Shape::kRowBytes;
     } else {
       return cached.row(call.k, range.begin + step * kStepKeys + key);
     }
   };
   const auto value_row = [&](int step, int key) {
     if constexpr (Shape::kStaged) {
-      return stage_of(step) + (kStepKeys + key) * Shape::kRowBytes;
+      return staged + (kStepKeys + key) * Shape::kRowBytes;
     } else {
       return cached.row(call.v, range.begin + step * kStepKeys + key);
     }
@@ -228,36 +179,12 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
     }
   };
 
-  // The step's values as the matrix units take them, without turning them.
-  const auto convert_values = [&](int step) {
-    constexpr int kPieces = kBucket / 16;
-#pragma unroll
-    for (int i = 0; i < kStepKeys * kPieces / Shape::kThreads; ++i) {
-      const unsigned index = threadIdx.x + i * Shape::kThreads;
-      const int key = static_cast<int>(index / kPieces);
-      const int dim = static_cast<int>(index % kPieces) * 16;
-      if (dim >= dims) continue;
-      uint32_t pairs[8];
-      load_pairs<Format, T>(value_row(step, key), dim, pairs);
-      auto* to = reinterpret_cast<uint4*>(values + key * Shape::kValueStride + dim);
-      to[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-      to[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
-    }
-  };
-
   Tile out[Shape::kWaveTiles] = {};
-  if constexpr (Shape::kCopied) {
-#pragma unroll
-    for (int step = 0; step < Shape::kStages - 1; ++step) stage(step);
-  }
   for (int step = 0; range.begin + step * kStepKeys < range.end; ++step) {
     const int first = range.begin + step * kStepKeys;
-    if constexpr (Shape::kCopied) {
-      await_copies<Shape::kStages - 2>();
-      __syncthreads();  // the step before has been computed
-      stage(step + Shape::kStages - 1);
-    } else if constexpr (Shape::kStaged) {
-      stage(step);
+    if constexpr (Shape::kStaged) {
+      cached.stage(call.k, first, head_dim, staged);
+      cached.stage(call.v, first, dims, staged + kStepKeys * Shape::kRowBytes);
       __syncthreads();
     }
     uint32_t even[Shape::kAhead ? Shape::kPairs : 1][4], odd[Shape::kAhead ? Shape::kPairs : 1][4];
@@ -311,11 +238,7 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
       if (lane_part(lane) == 0) largest_of[wave][lane_query(lane, i)] = top;
     }
     __syncthreads();  // the last step's weights and values have been read
-    if constexpr (Shape::kDirect) {
-      // nothing to do
-    } else if constexpr (Shape::kCopied) {
-      convert_values(step);
-    } else if constexpr (Shape::kAhead) {
+    if constexpr (Shape::kAhead) {
 #pragma unroll
       for (int i = 0; i < Shape::kPairs; ++i) store_pair(i, even[i], odd[i]);
     } else {
@@ -363,16 +286,9 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
       for (int u = 0; u < Shape::kWaveTiles; ++u) {
         Span<T> v[kLaneQueries];
         const int dim = 16 * (wave * Shape::kWaveTiles + u);
-        if constexpr (Shape::kCopied) {
-          constexpr int kStride = Shape::kDirect ? Shape::kRowBytes / 2 : Shape::kValueStride;
-          const T* from = values;
-          if constexpr (Shape::kDirect) from = reinterpret_cast<const T*>(value_row(step, 0));
-          load_transposed(from + d * kMmaDepth * kStride + dim, kStride, v);
-        } else {
 #pragma unroll
-          for (int j = 0; j < kLaneQueries; ++j) {
-            v[j] = load_span(values + (dim + other_row(lane, j)) * Shape::kStride + key);
-          }
+        for (int j = 0; j < kLaneQueries; ++j) {
+          v[j] = load_span(values + (dim + other_row(lane, j)) * Shape::kStride + key);
         }
         multiply_add(out[u], w, v);
       }
@@ -408,12 +324,17 @@ void launch_decode(const AttentionCall& call, const AttentionPlan& plan, const P
                    Stream stream) {
   const auto launch = [&](auto bucket) {
     constexpr int kBucket = decltype(bucket)::value;
-    using Shape = DecodeShape<T, Format, kBucket>;
-    constexpr int kDynamicBytes = Shape::kCopied ? Shape::kBytes : 0;
-    const auto kernel = attention_decode_kernel<T, Format, kBucket>;
-    allow_lds(kernel, kDynamicBytes);
-    launch_early(kernel, grid_of(call, plan), kDecodeWaves * device_wave_size(), kDynamicBytes,
-                 static_cast<gpuStream_t>(stream), call, plan, partials);
+    const auto start = [&](auto kernel, int threads, int lds) {
+      allow_lds(kernel, lds);
+      launch_early(kernel, grid_of(call, plan), threads, lds, static_cast<gpuStream_t>(stream),
+                   call, plan, partials);
+    };
+    if constexpr (kLoadsTransposed) {
+      using Shape = WaveShape<Format, kBucket>;
+      start(attention_decode_waves_kernel<T, Format, kBucket>, Shape::kThreads, Shape::kBytes);
+    } else {
+      start(attention_decode_kernel<T, Format, kBucket>, kDecodeWaves * device_wave_size(), 0);
+    }
   };
   with_bucket(call, launch);
 }

@@ -266,10 +266,8 @@ struct ResultRow {
       });
     } else {
       auto* out = static_cast<uint16_t*>(call.out);
-      const bool half = call.dtype == DType::kFloat16;
       each([&](int64_t to, float low, float high) {
-        const uint32_t pair =
-            half ? pack_pair<__half>(low, high) : pack_pair<gpu_bfloat16>(low, high);
+        const uint32_t pair = rounded(low, high);
         if (neighbours) {
           *reinterpret_cast<uint32_t*>(out + to) = pair;
         } else {
@@ -277,6 +275,22 @@ struct ResultRow {
         }
       });
     }
+  }
+
+  // Two dims of the row; `dim` is even.
+  __device__ __forceinline__ void write_pair(int dim, float low, float high) const {
+    if (!final) {
+      *reinterpret_cast<float2*>(partials.values + first + dim) = make_float2(low, high);
+    } else {
+      *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(call.out) + first + dim) =
+          rounded(low * inverse, high * inverse);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t rounded(float low, float high) const {
+    return call.dtype == DType::kFloat16 ? pack_pair<__half>(low, high)
+                                         : pack_pair<gpu_bfloat16>(low, high);
   }
 };
 

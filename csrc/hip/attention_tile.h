@@ -1,27 +1,12 @@
 // Attention of many query rows: a block of waves, 16 rows each, walks over the keys that any of its
-// rows sees. Keys and values come through LDS as float16 or bfloat16: values are read while the
-// scores are computed, the next keys while the values are summed.
+// rows sees. Keys and values are float16 or bfloat16, in the cache or unpacked from it
+// (attention_unpack.h), and come through LDS: values are read while the scores are computed, the
+// next keys while the values are summed.
 #pragma once
 
 #include "hip/attention_matrix.h"
 
 namespace rocmforge::gpu {
-
-// Caches whose formats are known at run time alone.
-struct AnyCache {};
-
-// Calls body(format) with the format of a cache.
-template <class Format, typename Body>
-__device__ __forceinline__ void with_tile_format(const CacheView& view, Body body) {
-  if constexpr (!std::is_same_v<Format, AnyCache>) {
-    body(Format{});
-  } else {
-    with_cache_format(view.type, [&](auto format) {
-      // float32 is not for matrix units.
-      if constexpr (decltype(format)::kType != CacheType::kFloat32) body(format);
-    });
-  }
-}
 
 // What follows from the size of a head.
 template <typename T, int kBucket>
@@ -44,30 +29,26 @@ struct TileShape {
       kShared ? (kKeySize > kValueSize ? kKeySize : kValueSize) : kKeySize + kValueSize;
 };
 
-// A thread's share of the tile of keys or values that is under way to LDS, in pieces of
+// A thread's share of the tile of keys or values that is under way to LDS, in pieces of eight
 // neighbouring values of a key. kTurned: to [dim][key], two keys at a time; else to [key][dim],
 // keys in the order of the tiles' rows.
-template <typename T, int kBucket, class Format, bool kTurned>
+template <typename T, int kBucket, bool kTurned>
 struct TileMover {
   using Shape = TileShape<T, kBucket>;
   // LDS gets what the cache has, without registers.
-  static constexpr bool kCopied =
-      kLoadsTransposed && !kTurned && !Shape::kShared &&
-      (std::is_same_v<Format, Float16Cache> || std::is_same_v<Format, BFloat16Cache>);
-
-  template <class Known>
-  static constexpr int kPiece = Known::kBlock == 1 && Known::kBytes == 2 ? 8 : 16;
-  template <int kWidth>
+  static constexpr bool kCopied = kLoadsTransposed && !kTurned && !Shape::kShared;
+  static constexpr int kWidth = 8, kRow = kBucket / kWidth;
   static constexpr int kShares =
-      (Shape::kKeys * kBucket / kWidth / (kTurned ? 2 : 1) + Shape::kThreads - 1) / Shape::kThreads;
-  template <int kWidth>
-  static constexpr int kPieces = kShares<kWidth> * (kTurned ? 2 : 1);
-  // Enough for any format: 8 words for 16 values.
-  static constexpr int kWords = kPieces<16> * 8 > kPieces<8> * 4 ? kPieces<16> * 8 : kPieces<8> * 4;
+      (Shape::kKeys * kRow / (kTurned ? 2 : 1) + Shape::kThreads - 1) / Shape::kThreads;
+  static constexpr int kPieces = kShares * (kTurned ? 2 : 1);
+  // From a piece's key to the next one's and, turned, back; 0: not always the same.
+  static constexpr int kStep = kTurned                       ? 1
+                               : Shape::kThreads % kRow != 0 ? 0
+                                                             : Shape::kThreads / kRow;
 
   RowCursor rows;
   int dims;
-  uint32_t raw[kCopied ? 1 : kWords];
+  uint4 pieces[kCopied ? 1 : kPieces];
 
   __device__ __forceinline__ TileMover(const AttentionCall& call, const CacheView& view,
                                        const Work& work, int dims, int end)
@@ -75,29 +56,22 @@ struct TileMover {
 
   // Where piece i of a thread stands. Turned, neighbouring threads read neighbouring pieces and
   // write neighbouring keys.
-  template <int kWidth>
   static __device__ __forceinline__ void place(int i, int* key, int* dim) {
-    constexpr unsigned kRow = kBucket / kWidth, kKeys = Shape::kKeys, kThreads = Shape::kThreads;
+    constexpr unsigned kKeys = Shape::kKeys, kThreads = Shape::kThreads;
     const unsigned thread = threadIdx.x;
     if constexpr (kTurned) {
       static_assert(kThreads % kKeys == 0);
       *key = static_cast<int>(thread / 2 % (kKeys / 2) * 2) + i % 2;
       *dim = static_cast<int>(thread % 2 + thread / kKeys * 2) * kWidth +
              i / 2 * static_cast<int>(kThreads / kKeys * 2 * kWidth);
-    } else if constexpr (kThreads % kRow == 0) {
-      *key = static_cast<int>(thread / kRow) + i * static_cast<int>(kThreads / kRow);
+    } else if constexpr (kStep != 0) {
+      *key = static_cast<int>(thread / kRow) + i * kStep;
       *dim = static_cast<int>(thread % kRow) * kWidth;
     } else {
       const unsigned index = thread + i * kThreads;
       *key = static_cast<int>(index / kRow), *dim = static_cast<int>(index % kRow) * kWidth;
     }
   }
-  // From a piece's key to the next one's and, turned, back; 0: not always the same.
-  template <int kWidth>
-  static constexpr int kSteps =
-      kTurned                                     ? 1
-      : Shape::kThreads % (kBucket / kWidth) != 0 ? 0
-                                                  : Shape::kThreads / (kBucket / kWidth);
   // The last share may be larger than what is left.
   static __device__ __forceinline__ bool inside(int key, int dim) {
     return key < Shape::kKeys && dim < kBucket;
@@ -107,9 +81,9 @@ struct TileMover {
   __device__ __forceinline__ void clear(T* to) const {
     if constexpr (kCopied) {
 #pragma unroll 1
-      for (int i = 0; i < kPieces<8>; ++i) {
+      for (int i = 0; i < kPieces; ++i) {
         int key, dim;
-        place<8>(i, &key, &dim);
+        place(i, &key, &dim);
         if (dim < dims || !inside(key, dim)) continue;
         *reinterpret_cast<uint4*>(to + key * Shape::kKeyStride + dim) = make_uint4(0, 0, 0, 0);
       }
@@ -118,95 +92,81 @@ struct TileMover {
 
   // Starts to read the tile from key `first` on.
   __device__ __forceinline__ void fetch(int first, T* to) {
-    with_tile_format<Format>(rows.view, [&](auto format) { read<decltype(format)>(first, to); });
+    int key, dim;
+    place(0, &key, &dim);
+    rows.start(first + key);
+    if (kStep != 0 && rows.neighbours(first, Shape::kKeys)) {
+      const uint8_t* row = rows.at(first + key);
+      const int64_t step = kStep * rows.view.position_stride;
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) {
+        place(i, &key, &dim);
+        if (dim < dims && inside(key, dim)) fetch_piece(i, row, key, dim, to);
+        row += kTurned && i % 2 != 0 ? -step : step;
+      }
+    } else if constexpr (kCopied) {
+#pragma unroll 1
+      for (int i = 0; i < kPieces; ++i) look_up_piece(i, first, to);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPieces; ++i) look_up_piece(i, first, to);
+    }
   }
 
   // The tile in LDS; a barrier has to follow.
   __device__ __forceinline__ void land(T* to) {
     if constexpr (kCopied) {
       LdsCopy{}.land(nullptr);
+    } else if constexpr (kTurned) {
+      store_turned(to);
     } else {
-      with_tile_format<Format>(rows.view, [&](auto format) { store<decltype(format)>(to); });
+      store(to);
     }
   }
 
  private:
-  template <class Known>
-  __device__ __forceinline__ void read(int first, T* to) {
-    constexpr int kWidth = kPiece<Known>;
-    int key, dim;
-    place<kWidth>(0, &key, &dim);
-    rows.start(first + key);
-    if (kSteps<kWidth> != 0 && rows.neighbours(first, Shape::kKeys)) {
-      const uint8_t* row = rows.at(first + key);
-      const int64_t step = kSteps<kWidth> * rows.view.position_stride;
-#pragma unroll
-      for (int i = 0; i < kPieces<kWidth>; ++i) {
-        place<kWidth>(i, &key, &dim);
-        if (dim < dims && inside(key, dim)) read_piece<Known>(i, row, key, dim, to);
-        row += kTurned && i % 2 != 0 ? -step : step;
-      }
-    } else if constexpr (kCopied) {
-#pragma unroll 1
-      for (int i = 0; i < kPieces<kWidth>; ++i) look_up_piece<Known>(i, first, to);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kPieces<kWidth>; ++i) look_up_piece<Known>(i, first, to);
-    }
-  }
-
-  template <class Known>
   __device__ __forceinline__ void look_up_piece(int i, int first, T* to) {
     int key, dim;
-    place<kPiece<Known>>(i, &key, &dim);
-    if (dim < dims && inside(key, dim)) read_piece<Known>(i, rows.at(first + key), key, dim, to);
+    place(i, &key, &dim);
+    if (dim < dims && inside(key, dim)) fetch_piece(i, rows.at(first + key), key, dim, to);
   }
 
-  template <class Known>
-  __device__ __forceinline__ void read_piece(int i, const uint8_t* row, int key, int dim, T* to) {
+  __device__ __forceinline__ void fetch_piece(int i, const uint8_t* row, int key, int dim, T* to) {
+    const T* from = reinterpret_cast<const T*>(row) + dim;
     if constexpr (kCopied) {
-      LdsCopy{}.fetch(reinterpret_cast<const T*>(row) + dim, to + key * Shape::kKeyStride + dim);
+      LdsCopy{}.fetch(from, to + key * Shape::kKeyStride + dim);
     } else {
-      constexpr int kWidth = kPiece<Known>;
-      Known::template fetch<kWidth>(row, dim, raw + i * Known::template kRawWords<kWidth>);
+      pieces[i] = *reinterpret_cast<const uint4*>(from);
     }
   }
 
-  template <class Known>
-  __device__ __forceinline__ void store(T* to) {
-    constexpr int kWidth = kPiece<Known>, kRaw = Known::template kRawWords<kWidth>;
-    if constexpr (kTurned) {
+  __device__ __forceinline__ void store_turned(T* to) const {
 #pragma unroll
-      for (int i = 0; i < kPieces<kWidth>; i += 2) {
-        int key, dim;
-        place<kWidth>(i, &key, &dim);
-        if (dim >= dims) continue;
-        uint32_t even[kWidth / 2], odd[kWidth / 2];
-        Known::template pairs<T, kWidth>(raw + i * kRaw, dim, even);
-        Known::template pairs<T, kWidth>(raw + (i + 1) * kRaw, dim, odd);
+    for (int i = 0; i < kPieces; i += 2) {
+      int key, dim;
+      place(i, &key, &dim);
+      if (dim >= dims) continue;
+      const uint32_t even[] = {pieces[i].x, pieces[i].y, pieces[i].z, pieces[i].w};
+      const uint32_t odd[] = {pieces[i + 1].x, pieces[i + 1].y, pieces[i + 1].z, pieces[i + 1].w};
 #pragma unroll
-        for (int w = 0; w < kWidth / 2; ++w) {
-          T* at = to + (dim + 2 * w) * Shape::kValueStride + key;
-          *reinterpret_cast<uint32_t*>(at) = (even[w] & 0xffff) | odd[w] << 16;
-          *reinterpret_cast<uint32_t*>(at + Shape::kValueStride) =
-              even[w] >> 16 | (odd[w] & 0xffff0000u);
-        }
+      for (int w = 0; w < kWidth / 2; ++w) {
+        T* at = to + (dim + 2 * w) * Shape::kValueStride + key;
+        *reinterpret_cast<uint32_t*>(at) = (even[w] & 0xffff) | odd[w] << 16;
+        *reinterpret_cast<uint32_t*>(at + Shape::kValueStride) =
+            even[w] >> 16 | (odd[w] & 0xffff0000u);
       }
-    } else {
+    }
+  }
+
+  __device__ __forceinline__ void store(T* to) const {
 #pragma unroll
-      for (int i = 0; i < kPieces<kWidth>; ++i) {
-        int key, dim;
-        place<kWidth>(i, &key, &dim);
-        if (!inside(key, dim)) continue;
-        uint32_t piece[kWidth / 2] = {};
-        if (dim < dims) Known::template pairs<T, kWidth>(raw + i * kRaw, dim, piece);
-        const int tile_row = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
-#pragma unroll
-        for (int w = 0; w < kWidth / 2; w += 4) {
-          *reinterpret_cast<uint4*>(to + tile_row * Shape::kKeyStride + dim + 2 * w) =
-              make_uint4(piece[w], piece[w + 1], piece[w + 2], piece[w + 3]);
-        }
-      }
+    for (int i = 0; i < kPieces; ++i) {
+      int key, dim;
+      place(i, &key, &dim);
+      if (!inside(key, dim)) continue;
+      const int tile_row = key / kChunkKeys * kChunkKeys + key_row(key % kChunkKeys);
+      *reinterpret_cast<uint4*>(to + tile_row * Shape::kKeyStride + dim) =
+          dim < dims ? pieces[i] : make_uint4(0, 0, 0, 0);
     }
   }
 };
@@ -214,7 +174,7 @@ struct TileMover {
 // Blocks that should fit into a compute unit.
 constexpr int tile_blocks(int bucket) { return bucket > 128 ? 1 : 2; }
 
-template <typename T, int kBucket, class Format>
+template <typename T, int kBucket>
 __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(kBucket))
     attention_tile_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
   follow_previous();
@@ -245,8 +205,8 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
   const KeyRange any = tile_keys(call, length, wave_first, wave_last);
   const KeyRange common = common_keys(call, length, wave_first, wave_last);
 
-  TileMover<T, kBucket, Format, false> key_mover(call, call.k, work, head_dim, range.end);
-  TileMover<T, kBucket, Format, !kLoadsTransposed> value_mover(call, call.v, work, dims, range.end);
+  TileMover<T, kBucket, false> key_mover(call, call.k, work, head_dim, range.end);
+  TileMover<T, kBucket, !kLoadsTransposed> value_mover(call, call.v, work, dims, range.end);
   key_mover.clear(keys);
   if (range.begin < range.end) key_mover.fetch(range.begin, keys);
 
@@ -363,12 +323,12 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
   }
 }
 
-template <typename T, class Format>
+template <typename T>
 void launch_tile(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
                  Stream stream) {
   with_bucket(call, [&](auto bucket) {
     constexpr int kBucket = decltype(bucket)::value;
-    launch_early(attention_tile_kernel<T, kBucket, Format>, grid_of(call, plan),
+    launch_early(attention_tile_kernel<T, kBucket>, grid_of(call, plan),
                  tile_waves(kBucket) * device_wave_size(), 0, static_cast<gpuStream_t>(stream),
                  call, plan, partials);
   });

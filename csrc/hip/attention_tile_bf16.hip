@@ -4,7 +4,7 @@ namespace rocmforge::gpu {
 
 void attention_tile_bf16(const AttentionCall& call, const AttentionPlan& plan,
                          const Partials& partials, Stream stream) {
-  launch_tile<gpu_bfloat16, BFloat16Cache>(call, plan, partials, stream);
+  launch_tile<gpu_bfloat16>(call, plan, partials, stream);
 }
 
 }  // namespace rocmforge::gpu

@@ -270,15 +270,10 @@ void attention_decode_q8_0(const AttentionCall& call, const AttentionPlan& plan,
 void attention_decode_q4_0(const AttentionCall& call, const AttentionPlan& plan,
                            const Partials& partials, Stream stream);
 
-// Matrix units on tiles of kTileRows rows: float16 arithmetic on caches of float16 or of any
-// formats, the same in bfloat16.
+// Matrix units on tiles of kTileRows rows: both caches float16, or both bfloat16.
 void attention_tile_f16(const AttentionCall& call, const AttentionPlan& plan,
                         const Partials& partials, Stream stream);
 void attention_tile_bf16(const AttentionCall& call, const AttentionPlan& plan,
                          const Partials& partials, Stream stream);
-void attention_tile_any_f16(const AttentionCall& call, const AttentionPlan& plan,
-                            const Partials& partials, Stream stream);
-void attention_tile_any_bf16(const AttentionCall& call, const AttentionPlan& plan,
-                             const Partials& partials, Stream stream);
 
 }  // namespace rocmforge::gpu

@@ -158,18 +158,23 @@ struct Float8Cache {
     if constexpr (std::is_same_v<Pair, __half>) {
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
-        if constexpr (kConvertsE4M3 && std::is_same_v<T, E4M3>) {
-          out[2 * i] = e4m3_halves(raw[i]);
-          out[2 * i + 1] = e4m3_halves(raw[i] >> 16);
-        } else {
-          out[2 * i] = to_half_pair(widen_bytes<0>(raw[i]));
-          out[2 * i + 1] = to_half_pair(widen_bytes<1>(raw[i]));
-        }
+        out[2 * i] = halves<0>(raw[i]);
+        out[2 * i + 1] = halves<1>(raw[i]);
       }
     } else {
       float values[N];
       floats<N>(raw, first, values);
       round_pairs<Pair, N>(values, out);
+    }
+  }
+
+  // Bytes 0 and 1 (Half = 0) or 2 and 3 of a word as float16.
+  template <int Half>
+  static __device__ __forceinline__ uint32_t halves(uint32_t word) {
+    if constexpr (kConvertsE4M3 && std::is_same_v<T, E4M3>) {
+      return e4m3_halves<Half>(word);
+    } else {
+      return to_half_pair(widen_bytes<Half>(word));
     }
   }
 
@@ -249,22 +254,27 @@ struct BlockCache {
     if constexpr (std::is_same_v<T, __half>) {
       uint32_t bytes[N / 4];
       EvenWords<N / 4>::join(raw, bytes);
-      const __half2 scales = as_half2(raw[kRawWords<N> - 1] * 0x10001u);
-      // Beside 1024 a float16's last bit is 1: a code is put in place of its last bits.
-      const __half2 zero = as_half2((0x6400u + Codes::kZero) * 0x10001u);
+      const uint32_t scales = raw[kRawWords<N> - 1] * 0x10001u;
 #pragma unroll
       for (int i = 0; i < N / 4; ++i) {
         const uint32_t codes = Codes::codes(bytes[i], first);
-        const __half2 low = __hsub2(as_half2(bytes_as_halves<0>(codes)), zero);
-        const __half2 high = __hsub2(as_half2(bytes_as_halves<1>(codes)), zero);
-        out[2 * i] = half2_bits(__hmul2(low, scales));
-        out[2 * i + 1] = half2_bits(__hmul2(high, scales));
+        out[2 * i] = scaled_halves<0>(codes, scales);
+        out[2 * i + 1] = scaled_halves<1>(codes, scales);
       }
     } else {
       float values[N];
       floats<N>(raw, first, values);
       round_pairs<T, N>(values, out);
     }
+  }
+
+  // Unsigned codes 0 and 1 (Half = 0) or 2 and 3 of a word as float16 values of two scales.
+  template <int Half>
+  static __device__ __forceinline__ uint32_t scaled_halves(uint32_t codes, uint32_t scales) {
+    // Beside 1024 a float16's last bit is 1: a code is put in place of its last bits.
+    const __half2 zero = as_half2((0x6400u + Codes::kZero) * 0x10001u);
+    const __half2 numbers = __hsub2(as_half2(bytes_as_halves<Half>(codes)), zero);
+    return half2_bits(__hmul2(numbers, as_half2(scales)));
   }
 
  private:

@@ -228,9 +228,13 @@ struct EvenWords {
   }
 };
 
-// Whether e4m3_halves is there: two OCP e4m3 numbers as float16, in one instruction.
+// Whether e4m3_halves is there: bytes 0 and 1 (Half = 0) or 2 and 3, OCP e4m3 numbers, as float16
+// in one instruction.
 constexpr bool kConvertsE4M3 = false;
-__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
+template <int Half>
+__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) {
+  return 0;
+}
 
 // 16 bytes on their way from global memory to LDS: fetch() starts, land() ends it; then a barrier.
 // Both addresses are 16-byte aligned and the same in both.
@@ -252,6 +256,13 @@ template <int Bytes>
 __device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
   __builtin_memcpy(__builtin_assume_aligned(to, Bytes), __builtin_assume_aligned(from, Bytes),
                    Bytes);
+}
+// Only the first `bytes` of them, 0 to Bytes; the others become zero.
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to, int bytes) {
+  for (int i = 0; i < Bytes; ++i) {
+    static_cast<uint8_t*>(to)[i] = i < bytes ? static_cast<const uint8_t*>(from)[i] : 0;
+  }
 }
 __device__ __forceinline__ void close_copies() {}
 template <int Groups>
@@ -474,14 +485,24 @@ struct EvenWords {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
 constexpr bool kConvertsE4M3 = true;
+template <int Half>
 __device__ __forceinline__ uint32_t e4m3_halves(uint32_t bytes) {
   uint32_t halves;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(bytes)));
+  if constexpr (Half) {
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, high;}"
+        : "=r"(halves)
+        : "r"(bytes));
+  } else {
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(bytes)));
+  }
   return halves;
 }
 #else
 constexpr bool kConvertsE4M3 = false;
-__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) { return 0; }
+template <int Half>
+__device__ __forceinline__ uint32_t e4m3_halves(uint32_t) {
+  return 0;
+}
 #endif
 
 // A wave waits for registers by six counters that all its loads share, so that it cannot hold loads
@@ -502,6 +523,21 @@ __device__ __forceinline__ void copy_to_lds(const void* from, void* to) {
   } else {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address),
                  "l"(__cvta_generic_to_global(from)), "n"(Bytes)
+                 : "memory");
+  }
+}
+template <int Bytes>
+__device__ __forceinline__ void copy_to_lds(const void* from, void* to, int bytes) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  if constexpr (Bytes == 2) {
+    *static_cast<uint16_t*>(to) = bytes == 2 ? *static_cast<const uint16_t*>(from) : 0;
+  } else if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from)), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address),
+                 "l"(__cvta_generic_to_global(from)), "n"(Bytes), "r"(bytes)
                  : "memory");
   }
 }

@@ -50,6 +50,16 @@ __device__ __forceinline__ Span<T> load_halves(const T* from, int apart) {
   return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
 
+// A lane's part of 16 rows of A and of eight rows of B in one instruction of NVIDIA's.
+template <typename T>
+struct StepA {
+  uint32_t words[4];
+};
+template <typename T>
+struct StepB {
+  uint32_t words[2];
+};
+
 constexpr int kAccElements = 256 / kWaveSize;  // of a whole tile, per lane
 
 #if !defined(__HIP__)  // NVIDIA: mma.sync, four lanes to a row, two rows of A and of B to a lane
@@ -140,21 +150,49 @@ using Tile = TileOf<kLaneRowsB>;
 
 constexpr bool kLoadsTransposed = true;
 
-// Spans of 16 rows of B: `from` holds value k of row n at k * stride + n, every eight rows 16-byte
-// aligned. Words are in the order of accumulators: those of step s are of k 16 s to 16 s + 15, and
-// a lane has the k's which acc_col gives it of 16 columns.
+// One instruction: 16 rows of A by 8 of B, 16 values of k. Of rows lane / 4 and lane / 4 + 8 of A a
+// lane passes a pair of values each, then a second pair of each; of row lane / 4 of B the same two
+// pairs. In the order of accumulators the pairs are of k 2 * (lane % 4) and 8 more.
+template <typename T>
+__device__ __forceinline__ void multiply_step(float* c, const StepA<T>& a, const StepB<T>& b) {
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]),
+          "r"(b.words[1]));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]),
+          "r"(b.words[1]));
+  }
+}
+
+// 16 rows of B for one step: `from` holds value k of row n at k * stride + n, every eight rows
+// 16-byte aligned. Pairs come in the order of accumulators.
+template <typename T>
+__device__ __forceinline__ void load_transposed(const T* from, int stride, StepB<T> (&rows)[2]) {
+  const int lane = threadIdx.x % kWaveSize;
+  const T* row = from + lane % 16 * stride + lane / 16 * 8;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(rows[0].words[0]), "=r"(rows[0].words[1]), "=r"(rows[1].words[0]),
+                 "=r"(rows[1].words[1])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+}
+
+// The same for kMmaDepth values of k: words 2 s and 2 s + 1 of a span are of step s.
 template <typename T>
 __device__ __forceinline__ void load_transposed(const T* from, int stride,
                                                 Span<T> (&spans)[kLaneRowsB]) {
-  const int lane = threadIdx.x % kWaveSize;
-  const T* row = from + lane % 16 * stride + lane / 16 * 8;
 #pragma unroll
   for (int s = 0; s < kMmaDepth / 16; ++s) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(spans[0].words[2 * s]), "=r"(spans[0].words[2 * s + 1]),
-                   "=r"(spans[1].words[2 * s]), "=r"(spans[1].words[2 * s + 1])
-                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row + 16 * s * stride)))
-                 : "memory");
+    StepB<T> step[2];
+    load_transposed(from + 16 * s * stride, stride, step);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) spans[i / 2].words[2 * s + i % 2] = step[i / 2].words[i % 2];
   }
 }
 
@@ -163,22 +201,11 @@ __device__ __forceinline__ void mma(TileOf<Rows>& tile, const Span<T> (&a)[kLane
                                     const Span<T> (&b)[Rows]) {
 #pragma unroll
   for (int j = 0; j < Rows; ++j) {
-    float* c = tile.values + 4 * j;
 #pragma unroll
     for (int i = 0; i < 8; i += 2) {
-      if constexpr (std::is_same_v<T, __half>) {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0].words[i]), "r"(a[1].words[i]), "r"(a[0].words[i + 1]),
-              "r"(a[1].words[i + 1]), "r"(b[j].words[i]), "r"(b[j].words[i + 1]));
-      } else {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-            "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0].words[i]), "r"(a[1].words[i]), "r"(a[0].words[i + 1]),
-              "r"(a[1].words[i + 1]), "r"(b[j].words[i]), "r"(b[j].words[i + 1]));
-      }
+      const StepA<T> rows = {{a[0].words[i], a[1].words[i], a[0].words[i + 1], a[1].words[i + 1]}};
+      const StepB<T> cols = {{b[j].words[i], b[j].words[i + 1]}};
+      multiply_step(tile.values + 4 * j, rows, cols);
     }
   }
 }

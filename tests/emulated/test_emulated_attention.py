@@ -27,10 +27,8 @@ def kernels(case: Case, exact: bool) -> list[Path]:
     names = ["attention", "attention_exact"]
     if arithmetic(case, exact) != torch.float32:
         kind = "bf16" if "bf16" in case.formats else "f16"
-        same = len(set(case.formats)) == 1
-        plain = same and case.k_format == kind
-        names.append(f"attention_tile_{kind}" if plain else f"attention_tile_any_{kind}")
-        names += [f"attention_decode_{case.k_format}"] if same else []
+        names += ["attention_unpack", f"attention_tile_{kind}"]
+        names += [f"attention_decode_{case.k_format}"] if len(set(case.formats)) == 1 else []
     return [HIP / f"{name}.hip" for name in names]
 
 

@@ -149,6 +149,63 @@ def test_views_and_odd_addresses() -> None:
             assert_right(attention(*moved).cpu(), Case((90, 31), 3, 4, 2), call)
 
 
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("around", [2, 4, 6, 8, 10, 14])
+def test_blocks_at_odd_addresses(name: str, around: int) -> None:
+    """Rows of blocks need not be multiples of 16 bytes apart, nor start there."""
+    for head_dim in (64, 96, 128, 256):
+        for queries in (1, 50):
+            case = Case((150, 31), queries, 4, 2, head_dim, k_format=name)
+            call = make(case)
+            args, _ = arguments(call)
+            for i in (1, 2):
+                row = args[i].shape[-1]
+                wide = args[i].new_full((*args[i].shape[:-1], row + around), 0xFF)
+                args[i] = wide[..., around : around + row].copy_(args[i])
+            assert_right(attention(*args).cpu(), case, call)
+
+
+ROOMS = [("q8_0", "q8_0"), ("e4m3", "e4m3"), ("q4_0", "f16"), ("bf16", "e5m2")]
+
+
+@pytest.mark.parametrize("formats", ROOMS, ids="/".join)
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 192, 256])
+def test_room_beyond_the_lengths(formats: tuple[str, str], head_dim: int) -> None:
+    """What stands behind a sequence is NaN, in pages and in unpacked copies alike."""
+    for block_size in (0, 16):
+        for queries in (1, 6, 50, 150):
+            for options in ({}, {"window": 90}):
+                check(
+                    Case(
+                        (300, 41, 0),
+                        queries,
+                        8,
+                        2,
+                        head_dim,
+                        k_format=formats[0],
+                        v_format=formats[1],
+                        keys=1500,
+                        block_size=block_size,
+                        options=options,
+                    )
+                )
+
+
+@pytest.mark.parametrize("pages", [200, 400, 1500])
+def test_room_that_is_unpacked_in_parts(pages: int) -> None:
+    """Tables so wide that a few sequences, or key heads, are unpacked at a time."""
+    lengths = (700, 3, 256, 0, 511)
+    case = Case(lengths, 40, 8, 2, 128, k_format="q8_0", block_size=256, options=ALL)
+    call = make(case)
+    assert call.table is not None
+    beyond = call.table.new_full((len(lengths), pages - call.table.shape[1]), -1)
+    call.table = torch.cat([call.table, beyond], 1)
+    args, options = arguments(call)
+    got = attention(*args, **options)
+    assert_right(got.cpu(), case, call)
+    assert torch.equal(got, attention(*args, **options))
+
+
 def test_a_place_outside_is_not_touched() -> None:
     """Lengths and pages that lie outside give numbers, not accesses outside the cache."""
     call = make(Case((64, 64), 2, 4, 2, block_size=16))
@@ -170,7 +227,7 @@ def test_a_hundred_runs_give_the_same_bits(name: str, queries: int) -> None:
     assert all(torch.equal(attention(*args, **options), first) for _ in range(REPEATS))
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("name", ["f32", "f16", "e4m3", "q8_0"])
 @pytest.mark.parametrize("queries", [1, 50])
 def test_a_captured_call_sees_new_lengths(name: str, queries: int) -> None:
     longest = Case((3000, 3000), queries, 8, 2, k_format=name)

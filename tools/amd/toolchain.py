@@ -41,7 +41,7 @@ def representative_sources() -> list[Path]:
     """The sources with one type of every family, and attention with float16 and q8_0 caches."""
     heavy = re.compile(
         r"^(matvec_|(multirow|tile)_(simple|k|grid|small)\.|dequantize"
-        r"|attention_(tile|tile_any|decode)_(bf16|e4m3|e5m2|q4_0)\.)"
+        r"|attention_(tile|decode)_(bf16|e4m3|e5m2|q4_0)\.)"
     )
     light = [source for source in kernel_sources() if not heavy.match(source.name)]
     return [*light, Path(__file__).with_name("representative.hip")]
