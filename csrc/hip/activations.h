@@ -15,7 +15,7 @@ struct LdsActivations {
   static constexpr int kUnits = T::kGroups / T::kSpan;  // of a step: what has a scale of its own
   using Factor = typename Rounding<T>::Factor;
 
-  uint4* codes;      // [kRows, slots]: 16 signed bytes
+  uint4* codes;      // [kRows, slots]: 16 signed bytes, or as T::dot wants them
   Factor* factors;   // [kRows, slots / kSpan]
   float* residuals;  // [kRows, slots / kSpan], with minima
   int slots;
@@ -81,7 +81,8 @@ struct LdsActivations {
       for (int row = 0; row < kRows; ++row) {
         float values[kRoundedAtOnce];
         values_of(dtype, loaded[0].rows[row], values);
-        const Rounding<T> rounded(values);
+        Rounding<T> rounded(values);
+        if constexpr (kHasDot<T>) rounded.arrange_for_dot();
         const int col = first + kRoundedAtOnce * lane;
         if (col < cols) store(row, col, rounded);
       }
@@ -107,9 +108,19 @@ struct LdsActivations {
 
   __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
     const StepAndGroup<T> at(col);
-    auto* halves =
-        reinterpret_cast<uint2*>(codes + row * slots + slot<T::kGroups>(at.step, at.group));
-    halves[col % 16 / kRoundedAtOnce] = {rounded.codes[0], rounded.codes[1]};
+    uint4* const to = codes + row * slots;
+    if constexpr (kHasDot<T>) {
+      static_assert(T::kSpan == 2);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        auto* words =
+            reinterpret_cast<uint32_t*>(to + slot<T::kGroups>(at.step, at.group / 2 * 2 + i));
+        words[col % 32 / kRoundedAtOnce] = rounded.codes[i];
+      }
+    } else {
+      auto* halves = reinterpret_cast<uint2*>(to + slot<T::kGroups>(at.step, at.group));
+      halves[col % 16 / kRoundedAtOnce] = {rounded.codes[0], rounded.codes[1]};
+    }
     if (!rounded.is_first(col)) return;
     const int unit = row * (slots / T::kSpan) + slot<kUnits>(at.step, at.group / T::kSpan);
     factors[unit] = rounded.factor;

@@ -87,16 +87,23 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
 #pragma unroll
     for (int m = 0; m < M; ++m) {
       int dots[kPair] = {kDotZero, kDotZero};
+      if constexpr (kHasDot<T>) {
+        const uint4 low = x.codes_at(m, chunk, lane, 2 * unit);
+        const uint4 high = x.codes_at(m, chunk, lane, 2 * unit + 1);
 #pragma unroll
-      for (int g = 0; g < T::kSpan; ++g) {
-        const uint4 codes = x.codes_at(m, chunk, lane, unit * T::kSpan + g);
+        for (int r = 0; r < kPair; ++r) dots[r] = T::template dot<unit>(raw[r], low, high);
+      } else {
 #pragma unroll
-        for (int r = 0; r < kPair; ++r) {
-          const Group& group = groups[r][g];
-          dots[r] = dot4(group.codes[0], static_cast<int>(codes.x), dots[r]);
-          dots[r] = dot4(group.codes[1], static_cast<int>(codes.y), dots[r]);
-          dots[r] = dot4(group.codes[2], static_cast<int>(codes.z), dots[r]);
-          dots[r] = dot4(group.codes[3], static_cast<int>(codes.w), dots[r]);
+        for (int g = 0; g < T::kSpan; ++g) {
+          const uint4 codes = x.codes_at(m, chunk, lane, unit * T::kSpan + g);
+#pragma unroll
+          for (int r = 0; r < kPair; ++r) {
+            const Group& group = groups[r][g];
+            dots[r] = dot4(group.codes[0], static_cast<int>(codes.x), dots[r]);
+            dots[r] = dot4(group.codes[1], static_cast<int>(codes.y), dots[r]);
+            dots[r] = dot4(group.codes[2], static_cast<int>(codes.z), dots[r]);
+            dots[r] = dot4(group.codes[3], static_cast<int>(codes.w), dots[r]);
+          }
         }
       }
       const typename X::Factor factor = x.factor_at(m, chunk, lane, unit);

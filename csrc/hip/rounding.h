@@ -71,6 +71,20 @@ struct Rounding {
   // With minima: the sum of x less that of what the codes stand for, times kCentre. See add_step.
   float residual;
 
+  // For T::dot: afterwards codes[i] is value 4 * i + k of each eight of the 32, for thread k of the
+  // four that share them.
+  __device__ __forceinline__ void arrange_for_dot() {
+    factor.x *= T::kDotUnit;
+    const int k = threadIdx.x % 4;
+    const uint32_t pairs = k & 2 ? byte_selector(6, 7, 2, 3) : byte_selector(0, 1, 4, 5);
+    const uint32_t singles = k & 1 ? byte_selector(5, 1, 7, 3) : byte_selector(0, 4, 2, 6);
+#pragma unroll
+    for (uint32_t& word : codes) {
+      word = select_bytes(word, wave_shuffle_xor(word, 2), pairs);
+      word = select_bytes(word, wave_shuffle_xor(word, 1), singles);
+    }
+  }
+
   // Whether a thread whose first column is `col` is the one to store the factor of its unit.
   static __device__ __forceinline__ bool is_first(int col) { return col % (16 * T::kSpan) == 0; }
 

@@ -203,6 +203,24 @@ struct Q1_0 : WholeBlock {
     });
     return group;
   }
+
+  // One mask gives a bit of each byte: bit j as 2^j. The sums of four such planes are put together
+  // afterwards, as 8 for every bit.
+  static constexpr float kDotUnit = kOffset / 4.0f;
+  template <int U>
+  static __device__ __forceinline__ int dot(const Raw& raw, const uint4& low, const uint4& high) {
+    const uint32_t x[2][4] = {{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}};
+    int planes[4];
+    for_each_group<4>([&](auto j) {
+      planes[j] = j == 3 ? kDotZero : 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t bits = raw.bits[U] >> (4 * half) & 0x01010101u << j;
+        planes[j] = dot4(static_cast<int>(bits), static_cast<int>(x[half][j]), planes[j]);
+      }
+    });
+    return planes[3] + 2 * planes[2] + 4 * planes[1] + 8 * planes[0];
+  }
 };
 
 }  // namespace rocmforge::gpu

@@ -19,6 +19,10 @@
 //                           look-up tables (quants/tables.h) take them as a third argument, from
 //                           device memory if it is left out
 //   first<G>(step)          where group G's first weight stands in the block
+// It may have, where codes are bits and kSpan is 2,
+//   dot<U>(raw, low, high)  unit U times 32 signed bytes of x, added to kDotZero, faster than by
+//                           decode(). Word j of the two has values j, 8 + j, 16 + j and 24 + j
+//   kDotUnit                what to multiply it by to get the dot product with decode()'s codes
 // Scales are rounded as gguf-py rounds them (most are exact in float32), so that
 // add_rn(mul_rn(scale, code - kOffset), min) is its value to the bit.
 #pragma once
@@ -48,6 +52,11 @@ struct Group {
   float scale;
   float min;
 };
+
+template <class T, typename = void>
+constexpr bool kHasDot = false;
+template <class T>
+constexpr bool kHasDot<T, std::void_t<decltype(T::kDotUnit)>> = true;
 
 constexpr int largest_power_of_two(int n) { return n & -n; }
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
