@@ -2,19 +2,22 @@
 
     python -m benchmarks.quantize_error                             Gaussian data, also weighted
     python -m benchmarks.quantize_error --model MODEL.gguf          also the file's own tensors
-    python -m benchmarks.quantize_error --ggml libggml-base.so      beside llama.cpp's quantizer
+    python -m benchmarks.quantize_error --ggml libggml-base.so      another build of llama.cpp's
     python -m benchmarks.quantize_error --json > result.json
 
 Losses are RMS errors over the RMS of the values. A tensor of the file is dequantized and quantized
 to the type that it had ("same") and to every other searched type. Plain rounding takes the scales
-from the extremes of each sub-block and rounds everything to the nearest. libggml-base.so comes
-with llama.cpp (`pip install llama-cpp-python`).
+from the extremes of each sub-block and rounds everything to the nearest. llama.cpp's quantizer is
+the one inside xllamacpp (extra `test`) unless --ggml names a library; without either, it is left
+out.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -83,7 +86,7 @@ def plain_rounding(x: Tensor, name: str) -> Tensor | None:
 
 
 class Ggml:
-    """llama.cpp's quantizer."""
+    """llama.cpp's quantizer, of a shared library that exports `ggml_quantize_chunk`."""
 
     def __init__(self, path: str) -> None:
         self.quantize_chunk = ctypes.CDLL(path).ggml_quantize_chunk
@@ -91,6 +94,13 @@ class Ggml:
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         types: list[Any] = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
         self.quantize_chunk.argtypes = types
+
+    @classmethod
+    def find(cls, path: str | None) -> Ggml | None:
+        """The library at `path`, else the one inside xllamacpp, else None."""
+        if path is None and importlib.util.find_spec("xllamacpp"):
+            path = importlib.import_module("xllamacpp.xllamacpp").__file__
+        return cls(path) if path else None
 
     def __call__(self, x: Tensor, row: QuantType, weights: Tensor | None = None) -> Tensor:
         """x float32 [rows, K], weights [K] (importance) -> blocks uint8 [rows, row_bytes]."""
@@ -175,10 +185,10 @@ def show(results: list[Result]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a GGUF file")
-    parser.add_argument("--ggml", help="libggml-base.so of llama.cpp")
+    parser.add_argument("--ggml", help="libggml-base.so of llama.cpp; default: xllamacpp's")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    ggml = Ggml(arguments.ggml) if arguments.ggml else None
+    ggml = Ggml.find(arguments.ggml)
     x = gaussian()
     results = [measure("Gaussian", x, named(name), ggml) for name in SEARCHED]
     weights = torch.rand(x.shape[1], generator=torch.Generator().manual_seed(0)) ** 4

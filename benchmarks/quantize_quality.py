@@ -4,11 +4,11 @@ usage: python -m benchmarks.quantize_quality --model MODEL.gguf --text TEXT [--i
            [--types Q4_K+pure Q6_K ...] [--chunks 6] [--ctx-size 512] [--ggml libggml-base.so]
            [--json]
 
-Every type is written by us and, with --ggml (the library comes with llama-cpp-python), by
-llama.cpp's quantizer, tensor by tensor in the same types, from the same float32 weights; both files
-are scored by our engine with the same text, so that only the quantizers differ. "TYPE+pure" is all
-matrices in one type, "TYPE+imatrix" weighs errors by importance collected with the model over the
-other text.
+Every type is written by us and by llama.cpp's quantizer (xllamacpp's of the extra `test`, or the
+library that --ggml names; left out without either), tensor by tensor in the same types, from the
+same float32 weights; both files are scored by our engine with the same text, so that only the
+quantizers differ. "TYPE+pure" is all matrices in one type, "TYPE+imatrix" weighs errors by
+importance collected with the model over the other text.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def write_importance(model: Path, text: Path, target: Path, ctx_size: int) -> No
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     text = args.text.read_text().removesuffix("\n")
-    ggml = Ggml(args.ggml) if args.ggml else None
+    ggml = Ggml.find(args.ggml)
     imatrix = None
     if args.imatrix_text:
         imatrix = folder / "imatrix.gguf"
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", default=TYPES)
     parser.add_argument("--chunks", type=int, default=6)
     parser.add_argument("--ctx-size", type=int, default=512)
-    parser.add_argument("--ggml", help="libggml-base.so of llama.cpp")
+    parser.add_argument("--ggml", help="libggml-base.so of llama.cpp; default: xllamacpp's")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not args.json:

@@ -12,6 +12,7 @@ import ctypes
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,13 +87,30 @@ def gpu_architectures() -> tuple[str, ...]:
     return tuple(_text("gpu", "rocmforge_gpu_architectures").split())
 
 
-def _text(device: str, function: str) -> str:
+def product_kernel(device: str, qtype: int, m: int, n: int, k: int) -> str:
+    """The kernel that a loaded library takes now (`config.exact` counts) for a product of
+    activations [m, k] with quantized weights [n, k].
+
+    Args:
+        device: "cpu" or "cuda".
+        qtype: the GGML type's number.
+
+    Returns:
+        dot, panel_product, float_product or double_product on a CPU (docs/cpu_kernels.md); matvec,
+        multirow, tile, "expand, GEMM" or GEMM on a GPU (docs/amd.md); "" without the library.
+    """
+    sizes = (ctypes.c_int64(size) for size in (m, n, k))
+    library = "cpu" if device == "cpu" else "gpu"
+    return _text(library, "rocmforge_product_kernel", ctypes.c_int(qtype), *sizes)
+
+
+def _text(device: str, function: str, *arguments: Any) -> str:
     """What a function of a loaded library says."""
     if device not in _loaded:
         return ""
     call = getattr(_loaded[device], function)
     call.restype = ctypes.c_char_p
-    return str(call().decode())
+    return str(call(*arguments).decode())
 
 
 def architecture(index: int) -> str:

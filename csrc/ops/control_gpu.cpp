@@ -2,6 +2,7 @@
 // extension.py).
 #include "ops/control.h"
 #include "ops/gpu.h"
+#include "ops/quant_product_gpu.h"
 
 namespace rocmforge {
 
@@ -16,6 +17,24 @@ bool weights_at_rest() { return weights_at_rest_flag; }
 // From the build, e.g. "sm_80 sm_90 compute_90".
 const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
 
+// What docs/amd.md calls the kernel of a product; "" for a type that is none.
+static const char* product_kernel_name(int qtype, int64_t rows, int64_t k) {
+  for (const QuantTypeInfo& type : kQuantTypes) {
+    if (type.id != qtype) continue;
+    switch (product_kernel(type, rows, k)) {
+      case ProductKernel::kMatvec:
+        return "matvec";
+      case ProductKernel::kMultirow:
+        return "multirow";
+      case ProductKernel::kTile:
+        return "tile";
+      case ProductKernel::kExpanded:
+        return type.is_quantized() ? "expand, GEMM" : "GEMM";
+    }
+  }
+  return "";
+}
+
 }  // namespace rocmforge
 
 #define ROCMFORGE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -28,4 +47,8 @@ ROCMFORGE_EXPORT void rocmforge_set_weights_at_rest(int value) {
 
 ROCMFORGE_EXPORT const char* rocmforge_gpu_architectures() {
   return rocmforge::gpu_architectures();
+}
+
+ROCMFORGE_EXPORT const char* rocmforge_product_kernel(int qtype, int64_t m, int64_t, int64_t k) {
+  return rocmforge::product_kernel_name(qtype, m, k);
 }

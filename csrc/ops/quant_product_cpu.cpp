@@ -154,16 +154,25 @@ void multiply_panels(const BlockMatrix& w, const float* x, const ProductOutput& 
 
 }  // namespace
 
+ProductKernel product_kernel(const QuantTypeKernels& type, int64_t m, int64_t n, int64_t k,
+                             bool exact) {
+  if (m * n * k < kSmallProduct) return ProductKernel::kSmall;
+  if (exact || type.sub_block == 0) return ProductKernel::kFloat;
+  return m <= kDotRows ? ProductKernel::kDot : ProductKernel::kPanels;
+}
+
 void multiply(const BlockMatrix& weights, const void* x, bool exact, const ProductOutput& out) {
   Buffer<float> copy(0);
   const float* values = as_float(x, out.m * weights.width(), out.dtype, copy);
-  const bool small = out.m * weights.rows * weights.width() < kSmallProduct;
-  if (exact || small || weights.type->sub_block == 0) {
-    multiply_exact(weights, values, small, out);
-  } else if (out.m <= kDotRows) {
-    multiply_dot(weights, values, out);
-  } else {
-    multiply_panels(weights, values, out);
+  const auto kernel = product_kernel(*weights.type, out.m, weights.rows, weights.width(), exact);
+  switch (kernel) {
+    case ProductKernel::kDot:
+      return multiply_dot(weights, values, out);
+    case ProductKernel::kPanels:
+      return multiply_panels(weights, values, out);
+    case ProductKernel::kFloat:
+    case ProductKernel::kSmall:
+      return multiply_exact(weights, values, kernel == ProductKernel::kSmall, out);
   }
 }
 

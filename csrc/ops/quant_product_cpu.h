@@ -6,6 +6,13 @@
 
 namespace rocmforge {
 
+// How a product is computed: the table in docs/cpu_kernels.md. `kSmall`: in float, sums in float64.
+enum class ProductKernel { kDot, kPanels, kFloat, kSmall };
+
+// The kernel for m rows of activations, n rows of weights and k columns.
+ProductKernel product_kernel(const cpu::QuantTypeKernels& type, int64_t m, int64_t n, int64_t k,
+                             bool exact);
+
 // out[m, n] = x[m, :] . weights[n, :] + bias[n], x contiguous and of out's dtype. `exact`: float
 // arithmetic, else integer dot products where the type has them. Weights in layout 1 are put
 // together on the way, at most 16 rows (or a panel of the kernels) for each thread.

@@ -168,6 +168,13 @@ bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
          k <= gpu::kMaxMatvecCols;
 }
 
+ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k) {
+  if (rounds_activations(type, rows, k))
+    return rows <= gpu::kMaxMatvecRows ? ProductKernel::kMatvec : ProductKernel::kMultirow;
+  const bool tiled = type.is_quantized() && !exact() && rows <= kMaxTileRows;
+  return tiled ? ProductKernel::kTile : ProductKernel::kExpanded;
+}
+
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                      std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out) {
   const Tensor input = torch::stable::contiguous(x);
@@ -199,12 +206,14 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   const int64_t k = weight.matrix.cols;
   if (k == 0) return empty_product(launch, shifts, out);
   const int64_t rows = x.numel() / k;
-  if (rounds_activations(type, rows, k)) {
-    rounded_product(launch, x, weight, std::nullopt, shifts, out);
-  } else if (type.is_quantized() && !exact() && rows <= kMaxTileRows) {
-    tile_product(launch, x, weight, shifts, out);
-  } else {
-    expanded_product(launch, x, weight, type, shifts, out);
+  switch (product_kernel(type, rows, k)) {
+    case ProductKernel::kMatvec:
+    case ProductKernel::kMultirow:
+      return rounded_product(launch, x, weight, std::nullopt, shifts, out);
+    case ProductKernel::kTile:
+      return tile_product(launch, x, weight, shifts, out);
+    case ProductKernel::kExpanded:
+      return expanded_product(launch, x, weight, type, shifts, out);
   }
 }
 

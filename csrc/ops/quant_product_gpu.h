@@ -9,6 +9,13 @@
 
 namespace rocmforge {
 
+// How a product is computed: by the integer dot products of rounded_product (kMatvec, kMultirow),
+// on matrix units with weights decoded in registers, or by the vendor's GEMM on expanded weights.
+enum class ProductKernel { kMatvec, kMultirow, kTile, kExpanded };
+
+// The kernel for so many rows of x and columns of the weight.
+ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k);
+
 // Whether products with so many rows of x are made of integers: rounded_product.
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k);
 

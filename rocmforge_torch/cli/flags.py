@@ -70,12 +70,9 @@ class SamplingFlags:
 
 
 @dataclass(frozen=True)
-class RunFlags:
-    """Where and how a model runs that keeps a cache."""
+class ComputeFlags:
+    """Where and how a model computes."""
 
-    ctx_size: options.CtxSize = 0
-    cache_type_k: options.CacheTypeK = CacheType.f16
-    cache_type_v: options.CacheTypeV = CacheType.f16
     threads: options.Threads = None
     device: options.Device = "cpu"
     gpu_layers: options.GpuLayers = None
@@ -89,6 +86,15 @@ class RunFlags:
         return session.load(
             path, self.device, self.dtype, self.threads, self.exact, self.gpu_layers
         )
+
+
+@dataclass(frozen=True)
+class RunFlags(ComputeFlags):
+    """The same for a model that keeps a cache, and how large that is."""
+
+    ctx_size: options.CtxSize = 0
+    cache_type_k: options.CacheTypeK = CacheType.f16
+    cache_type_v: options.CacheTypeV = CacheType.f16
 
     @property
     def cache_dtype(self) -> Any:
@@ -113,22 +119,6 @@ class WindowFlags:
     def limit(self) -> int | None:
         """Windows at most; None: all of the text."""
         return self.chunks if self.chunks > 0 else None
-
-
-@dataclass(frozen=True)
-class ComputeFlags:
-    """Where and how a model computes that keeps no cache."""
-
-    threads: options.Threads = None
-    device: options.Device = "cpu"
-    dtype: options.ActivationDtype = None
-    exact: options.Exact = False
-
-    def load(self, path: Path) -> CausalLM:
-        """As `session.load`."""
-        from . import session
-
-        return session.load(path, self.device, self.dtype, self.threads, self.exact)
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

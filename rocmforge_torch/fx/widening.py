@@ -57,15 +57,12 @@ def _widen_in(
     mixed = [products for products in groups.values() if _is_worth_it(products)]
     made: dict[int, str | None] = {}
     for products in without_other_readers(everywhere, mixed, ATTRIBUTES):
-        narrow = [p for p in products if p.qtype in NARROW]
-        for product in narrow:
-            if id(product.qweight) not in made:
+        for product in [p for p in products if p.qtype in NARROW]:
+            weight = id(product.qweight)
+            if weight not in made:
                 wide = _widened(product)
-                name = None if wide is None else new_attribute(gm, "widened", wide)
-                made[id(product.qweight)] = name
-        names = [made[id(product.qweight)] for product in narrow]
-        for product, name in zip(narrow, names, strict=True):
-            if name is not None:
+                made[weight] = None if wide is None else new_attribute(gm, "widened", wide)
+            if (name := made[weight]) is not None:
                 _read(product, name)
     return any(name is not None for name in made.values())
 

@@ -18,10 +18,11 @@ from .chat_templates import chat_templates
 from .folder import Folder
 from .normalizers import describe_normalizer
 from .pre_tokenizer import find_pre_tokenizer
+from .sentencepiece_model import FILE as SENTENCEPIECE
+from .sentencepiece_model import sentencepiece_metadata
+from .special_ids import special_ids
 
-FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
-# GGUF's name of a special token -> tokenizer_config.json's, config.json's.
-SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,12 @@ class Source:
     Attributes:
         folder: where they are.
         data: tokenizer.json.
-        settings: tokenizer_config.json.
         vocab_size: rows of the model's embedding.
         backend: tokenizer.json as the library runs it.
     """
 
     folder: Folder
     data: dict[str, Any]
-    settings: dict[str, Any]
     vocab_size: int
     backend: tokenizers.Tokenizer
 
@@ -67,24 +66,21 @@ class Source:
 def tokenizer_metadata(folder: Folder) -> dict[str, Any]:
     """The keys `tokenizer.*`.
 
-    A folder without tokenizer gets the model "none": such a file computes, but reads no text.
+    By tokenizer.json, else by SentencePiece's tokenizer.model. A folder without either gets the
+    model "none": such a file computes, but reads no text.
 
     Raises:
         FolderError: the tokenizer has no GGUF form.
         OSError: a file cannot be read.
     """
     if not (folder.path / FILE).is_file():
-        if (folder.path / "tokenizer.model").is_file():
-            raise folder.error(
-                "tokenizer.model",
-                f"a {FILE} is needed beside it; AutoTokenizer.from_pretrained(folder)"
-                ".save_pretrained(folder) of transformers writes one",
-            )
+        if (folder.path / SENTENCEPIECE).is_file():
+            return {**sentencepiece_metadata(folder), **chat_templates(folder)}
         return {MODEL: "none"}
     with library_errors(lambda message: folder.error(FILE, message)):
         backend = tokenizers.Tokenizer.from_file(str(folder.path / FILE))
     rows = folder.config["vocab_size"]
-    source = Source(folder, folder.json(FILE), folder.json(SETTINGS), rows, backend)
+    source = Source(folder, folder.json(FILE), rows, backend)
     kind = str(source.model.get("type"))
     if kind not in KINDS:
         raise folder.error(FILE, f"a tokenizer of type {kind!r} has no GGUF form")
@@ -188,38 +184,13 @@ def _unknown(source: Source) -> int | None:
 
 def _special_ids(source: Source) -> dict[str, Any]:
     """Ids of special tokens, and whether they surround every text (which is tried out)."""
-    found = {name: _special_id(source, name, setting) for name, setting in SPECIAL.items()}
-    keys: dict[str, Any] = {
-        f"{PREFIX}{name}_token_id": index for name, index in found.items() if index is not None
-    }
-    # Ids beyond the first that end an answer; GGUF has room for two kinds more.
-    ends = source.folder.json("generation_config.json").get("eos_token_id")
-    others = [end for end in ends if end != found["eos"]] if isinstance(ends, list) else []
-    for name, end in zip(("eot", "eom"), others, strict=False):
-        keys[f"{PREFIX}{name}_token_id"] = end
+    keys: dict[str, Any] = dict(
+        special_ids(source.folder, source.backend.token_to_id, {"unknown": _unknown(source)})
+    )
     bare = source.backend.encode("a", add_special_tokens=False).ids
     ids = source.backend.encode("a", add_special_tokens=True).ids
     surrounded = len(ids) > len(bare)
-    keys[f"{PREFIX}add_bos_token"] = surrounded and ids[0] == found["bos"]
-    keys[f"{PREFIX}add_eos_token"] = surrounded and ids[-1] == found["eos"]
+    bos, eos = (keys.get(f"{PREFIX}{name}_token_id") for name in ("bos", "eos"))
+    keys[f"{PREFIX}add_bos_token"] = surrounded and ids[0] == bos
+    keys[f"{PREFIX}add_eos_token"] = surrounded and ids[-1] == eos
     return keys
-
-
-def _special_id(source: Source, name: str, setting: str) -> int | None:
-    """By the tokenizer's model, else by its settings, else by the model's configuration."""
-    index: Any = _unknown(source) if name == "unknown" else None
-    if index is None:
-        index = _setting_id(source, setting)
-    for file in ("config.json", "generation_config.json"):
-        if index is None:
-            value = source.folder.json(file).get(f"{setting}_id")
-            index = value[0] if isinstance(value, list) and value else value
-    if isinstance(index, int) and 0 <= index < source.vocab_size:
-        return index
-    return None
-
-
-def _setting_id(source: Source, setting: str) -> int | None:
-    value = source.settings.get(setting)
-    text = value.get("content") if isinstance(value, dict) else value
-    return source.backend.token_to_id(text) if isinstance(text, str) else None

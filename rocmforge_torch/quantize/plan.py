@@ -107,10 +107,14 @@ def target_type(name: str) -> QuantType:
         ValueError: it is none of `target_types`.
     """
     if name.upper() not in target_types():
-        known = name.upper() in QUANT_TYPES_BY_NAME
-        what = "is no type to quantize to" if known else "is no GGML type"
-        raise ValueError(f"{name} {what}: choose one of {', '.join(target_types())}")
+        raise _none_of(name, "is no GGML type", target_types())
     return QUANT_TYPES_BY_NAME[name.upper()]
+
+
+def _none_of(name: str, unknown: str, choices: list[str]) -> ValueError:
+    """The complaint about a name that is none of the choices, `unknown` if it means nothing."""
+    what = "is no type to quantize to" if name.upper() in QUANT_TYPES_BY_NAME else unknown
+    return ValueError(f"{name} {what}: choose one of {', '.join(choices)}")
 
 
 def recipe(
@@ -133,10 +137,8 @@ def recipe(
     upper = ALIASES.get(name.upper(), name.upper())
     mix = MIXES.get(upper)
     if mix is None and name.upper() not in target_types():
-        known = name.upper() in QUANT_TYPES_BY_NAME
-        what = "is no type to quantize to" if known else "is no type or mix"
         names = list(dict.fromkeys([*target_types(), *MIXES]))
-        raise ValueError(f"{name} {what}: choose one of {', '.join(names)}")
+        raise _none_of(name, "is no type or mix", names)
     main = target_type(name if mix is None else mix.type)
     if mix is None or pure:
         file_type = PURE_FILE_TYPES.get(main.name, mix.file_type if mix else GUESSED_FILE_TYPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,10 +81,10 @@ def token_divergence(
 ) -> Iterator[Divergence]:
     """`divergence` over tokens; `bos_id`, if any, replaces the first token of every window."""
     parts = windows(tokens, bos_id, ctx_size, chunks)
-    found: list[Tensor] = []
-    for index, window in enumerate(parts):
-        found.append(_scores(a, b, torch.tensor([window]), ctx_size // 2))
-        yield _summary(index + 1, len(parts), torch.cat(found, 1))
+    found = _Running(len(parts))
+    for window in parts:
+        found.add(_scores(a, b, torch.tensor([window]), ctx_size // 2))
+        yield found.summary()
 
 
 def _scores(a: CausalLM, b: CausalLM, ids: Tensor, first: int) -> Tensor:
@@ -111,19 +112,68 @@ def _scores(a: CausalLM, b: CausalLM, ids: Tensor, first: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _summary(chunk: int, chunks: int, scores: Tensor) -> Divergence:
-    kl, same, first, second = scores
-    count = scores.shape[1]
-    return Divergence(
-        chunk=chunk,
-        chunks=chunks,
-        positions=count,
-        kl=kl.mean().item(),
-        kl_error=kl.std(correction=0).item() / math.sqrt(max(count - 1, 1)),
-        kl_median=kl.quantile(0.5).item(),
-        kl_99=kl.quantile(0.99).item(),
-        kl_max=kl.max().item(),
-        same_top=same.mean().item(),
-        perplexity_a=math.exp(-first.mean().item()),
-        perplexity_b=math.exp(-second.mean().item()),
-    )
+class _Quantile:
+    """A quantile of numbers that come one by one, between the nearest two as numpy takes it."""
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+        self.low: list[float] = []  # a heap of the smaller numbers, negated
+        self.high: list[float] = []  # a heap of the others
+
+    def add(self, number: float) -> None:
+        heapq.heappush(self.high, -heapq.heappushpop(self.low, -number))
+        count = len(self.low) + len(self.high)
+        if len(self.low) <= self.part * (count - 1):
+            heapq.heappush(self.low, -heapq.heappop(self.high))
+
+    def value(self) -> float:
+        below = -self.low[0]
+        place = self.part * (len(self.low) + len(self.high) - 1) - (len(self.low) - 1)
+        if not place or self.high[0] == below:
+            return below
+        return below + place * (self.high[0] - below)
+
+
+class _Running:
+    """Sums over scores float64 [4, positions], a window at a time; no window is kept."""
+
+    def __init__(self, chunks: int) -> None:
+        self.chunk, self.chunks = 0, chunks
+        self.positions = 0
+        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.squares = 0.0  # of the divergences' distances from their mean
+        self.largest = -math.inf
+        self.median, self.percentile = _Quantile(0.5), _Quantile(0.99)
+
+    def add(self, scores: Tensor) -> None:
+        kl, count = scores[0], scores.shape[1]
+        mean = kl.mean().item()
+        if self.chunk:
+            apart = mean - self.sums[0].item() / self.positions
+            self.squares += apart**2 * self.positions * count / (self.positions + count)
+        self.squares += (kl - mean).square().sum().item()
+        self.sums += scores.sum(1)
+        self.chunk += 1
+        self.positions += count
+        self.largest = max(self.largest, kl.max().item())
+        for number in kl.tolist():
+            self.median.add(number)
+            self.percentile.add(number)
+
+    def summary(self) -> Divergence:
+        kl, same, first, second = (self.sums / self.positions).tolist()
+        deviation = math.sqrt(self.squares / self.positions)
+        return Divergence(
+            chunk=self.chunk,
+            chunks=self.chunks,
+            positions=self.positions,
+            kl=kl,
+            kl_error=deviation / math.sqrt(max(self.positions - 1, 1)),
+            # What is no number has no order.
+            kl_median=math.nan if math.isnan(kl) else self.median.value(),
+            kl_99=math.nan if math.isnan(kl) else self.percentile.value(),
+            kl_max=math.nan if math.isnan(kl) else self.largest,
+            same_top=same,
+            perplexity_a=math.exp(-first),
+            perplexity_b=math.exp(-second),
+        )

@@ -1,7 +1,8 @@
 """`explain`: which op, kernel and arithmetic each part of a model uses, on which device, and why.
 
 Nothing here knows the answers. A profiler sees which ops the modules call, torch's dispatcher says
-what serves an op, and probes find the arithmetic (`arithmetic`).
+what serves an op, the compiled library which kernel a product takes, and probes find the arithmetic
+(`arithmetic`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..config import config
+from ..extension import product_kernel
 from ..models import CausalLM
 from ..models.decoder import DecoderLayer
 from ..nn import QuantEmbedding, QuantLinear
@@ -43,6 +45,8 @@ class Use:
         weight: the GGML type of its weight, "" without one; shape: the weight's.
         layout: "file" or "packed", "" without a quantized weight.
         kernel: "native" with the instruction set on a CPU, or "reference"; why: the reason.
+        products: for each number of rows the kernel that the library takes for a product
+            (`extension.product_kernel`); empty for other ops and for references.
         arithmetic: for each number of rows how a product is computed (`arithmetic`); empty for
             other ops.
         launches: for each number of rows the GPU kernels that the op starts; empty on a CPU.
@@ -57,6 +61,7 @@ class Use:
     layout: str
     kernel: str
     why: str
+    products: dict[int, str]
     arithmetic: dict[int, str]
     launches: dict[int, tuple[str, ...]]
 
@@ -77,7 +82,7 @@ class Explanation:
             same = asdict(replace(use, module=LAYER.sub(r"layers.*.\2", use.module)))
             groups.setdefault(repr(same), []).append(use)
         lines = [_cells(members) for members in groups.values()]
-        heads = ("Module", "Op", "Weight", "Kernel", "Why", "Arithmetic by rows")
+        heads = ("Module", "Op", "Weight", "Kernel", "Why", "Products by rows")
         widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -116,7 +121,7 @@ def explain(model: CausalLM, rows: Sequence[int] = ROWS) -> Explanation:
     for (name, op), started in calls.items():
         found = _use(model, name, modules[name], op, rows, probed)
         if op in reference:
-            found = replace(found, kernel="reference", why="not for these arguments")
+            found = replace(found, kernel="reference", why="not for these arguments", products={})
         uses.append(
             replace(found, launches={n: kernels for n, kernels in started.items() if kernels})
         )
@@ -181,7 +186,7 @@ def _use(
     kernel, why = kernel_of(op, model.device.type)
     use = Use(
         name, op, str(model.device), str(model.dtype).removeprefix("torch."),
-        "", (), "", kernel, why, {}, {},
+        "", (), "", kernel, why, {}, {}, {},
     )  # fmt: skip
     if not isinstance(module, QuantLinear | QuantEmbedding):
         # The table of a tied model is the output layer, too, which no call of a module is.
@@ -205,6 +210,10 @@ def _use(
     key = (type(module), weight.name, use.shape, layout, use.device)
     if key not in probed:
         probed[key] = {count: arithmetic(module, count, model.dtype) for count in rows}
+    if kernel != "reference":
+        device = module.qweight.device.type
+        chosen = {n: product_kernel(device, module.qtype, n, *use.shape) for n in rows}
+        use = replace(use, products=chosen)
     reason = "config.exact" if config.exact else "plain numbers" if not weight.is_quantized else ""
     return replace(use, arithmetic=probed[key], why=f"{why}; {reason}" if reason else why)
 
@@ -221,10 +230,15 @@ def _cells(uses: Iterable[Use]) -> tuple[str, ...]:
     weight = f"{use.weight} {'x'.join(map(str, use.shape))}" if use.weight else use.dtype
     if use.layout == "packed":
         weight += " packed"
+    ways = [(n, _way(use.products.get(n), kind)) for n, kind in use.arithmetic.items()]
     by_rows = [
-        f"{ranges([n for n, _ in same])}: {kind}"
-        for kind, same in itertools.groupby(use.arithmetic.items(), key=lambda item: item[1])
+        f"{ranges([n for n, _ in same])}: {way}"
+        for way, same in itertools.groupby(ways, key=lambda item: item[1])
     ]
     started = sorted({kernel for kernels in use.launches.values() for kernel in kernels})
     kernel = f"{use.device} {use.kernel}" + "".join(f", {name}" for name in started)
     return name, use.op, weight, kernel, use.why, "; ".join(by_rows)
+
+
+def _way(product: str | None, arithmetic: str) -> str:
+    return f"{product} ({arithmetic})" if product else arithmetic

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import copies, distributed, products, views  # noqa: F401  (register what a GGUFTensor can do)
+# Register what a GGUFTensor can do.
+from . import copies, distributed, einsum, products, views  # noqa: F401
 from .gguf_tensor import GGUFTensor
 
 __all__ = ["GGUFTensor"]

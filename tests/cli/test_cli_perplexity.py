@@ -85,3 +85,25 @@ def test_file_is_needed(run: Run, tiny_model: Path) -> None:
     result = run("perplexity", tiny_model)
     assert result.code == 2
     assert "--file" in result.err
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+@pytest.mark.parametrize("command", ["perplexity", "compare", "imatrix", "generate"])
+def test_gpu_layers_reach_the_loader(
+    command: str, by: str, run: Run, tiny_model: Path, text: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whose complaint is that the device has none."""
+    words = {
+        "perplexity": (tiny_model, "-f", text),
+        "compare": (tiny_model, tiny_model, "-f", text),
+        "imatrix": (tiny_model, "-f", text, "-o", tmp_path / "imatrix.gguf"),
+        "generate": ("-m", tiny_model, "-p", "x"),
+    }[command]
+    if by == "variable":
+        monkeypatch.setenv("ROCMFORGE_GPU_LAYERS", "1")
+        failed = run(command, *words)
+    else:
+        failed = run(command, *words, "-ngl", "1")
+    assert failed.code == 1
+    assert failed.err == "rocmforge: gpu_layers is for a GPU, the device is cpu\n"

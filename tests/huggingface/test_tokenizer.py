@@ -151,5 +151,5 @@ def test_what_has_no_form_is_refused(make_folder: Any) -> None:
     (folder / "tokenizer.json").unlink()
     assert folder_metadata(open_folder(folder))["tokenizer.ggml.model"] == "none"
     (folder / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(FolderError, match=r"a tokenizer\.json is needed beside it"):
+    with pytest.raises(FolderError, match=r"tokenizer\.model: it has no pieces"):
         folder_metadata(open_folder(folder))

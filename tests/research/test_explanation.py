@@ -101,6 +101,10 @@ def test_arithmetic_shows_in_the_error(name: str, rows: int, size: tuple[int, in
     linear = QuantLinear(qweight, int(kind))
     want = INT8 if rounds(linear, rows) else EXACT
     assert arithmetic(linear, rows, torch.float32) == want
+    # What the library says it takes, by the same road; docs/cpu_kernels.md gives the rows.
+    kernel = extension.product_kernel("cpu", int(kind), rows, *size)
+    exact = "double_product" if size == (8, 256) else "float_product"
+    assert kernel == (exact if want == EXACT else "dot" if rows <= 2 else "panel_product")
 
 
 @pytest.mark.usefixtures("exact")
@@ -109,6 +113,8 @@ def test_exact(tiny: rf.models.CausalLM) -> None:
     products = [use for use in uses if use.arithmetic]
     assert {kind for use in products for kind in use.arithmetic.values()} == {EXACT}
     assert all(use.why.endswith("config.exact") for use in products)
+    kernels = {kernel for use in products for kernel in use.products.values()}
+    assert kernels == {"float_product", "double_product"}
     assert rf.config.exact
 
 
@@ -124,6 +130,36 @@ def test_an_op_without_a_kernel(tiny: rf.models.CausalLM, monkeypatch: pytest.Mo
     found = {use.op: (use.kernel, use.why) for use in rf.explain(tiny, rows=(1,)).uses}
     assert found["rms_norm"] == ("reference", "not in the CPU library")
     assert found["attention"][1] == "CPU library"
+
+
+def test_products_name_the_kernel_for_each_number_of_rows(tiny: rf.models.CausalLM) -> None:
+    explanation = rf.explain(tiny, rows=(1, 2, 64))
+    found = {(use.module, use.op): use for use in explanation.uses}
+    # [256, 64] of Q8_0: 2 rows are 2^15 products, 64 are 2^20.
+    gate_up = found["layers.0.mlp.gate_up.0", "quant_matmul_gated"]
+    assert gate_up.products == {1: "double_product", 2: "double_product", 64: "panel_product"}
+    assert found["token_embd", "quant_embedding"].products == {}
+    assert found["layers.0.attn", "rope_kv_cache_write_"].products == {}
+    table = str(explanation)
+    assert "1-2: double_product (float); 64: panel_product (8-bit activations)" in table
+
+
+def test_without_a_library_no_kernel_is_named(
+    tiny: rf.models.CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: "matmul" not in op
+    )
+    uses = {use.op: use for use in rf.explain(tiny, rows=(1,)).uses}
+    assert uses["quant_matmul"].kernel == "reference"
+    assert uses["quant_matmul"].products == {}
+    assert uses["quant_matmul"].arithmetic.keys() == {1}
+
+
+def test_no_library_says_nothing() -> None:
+    if "gpu" not in extension.loaded():
+        assert extension.product_kernel("cuda", 8, 1, 64, 64) == ""
+    assert extension.product_kernel("cpu", 999, 1, 64, 64) == ""
 
 
 @pytest.mark.parametrize("rows", [0, 129])

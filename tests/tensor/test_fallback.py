@@ -58,7 +58,7 @@ WITH_VALUES: dict[str, Callable[[Any], Any]] = {
     "add": lambda w: w + 1,
     "sum": lambda w: w.sum(),
     "view": lambda w: w.view(-1, 8),
-    "einsum": lambda w: torch.einsum("bi,oi->bo", torch.ones(2, COLS), w),
+    "einsum": lambda w: torch.einsum("bi,oi->b", torch.ones(2, COLS), w),
     "cat": lambda w: torch.cat([w, torch.ones(1, COLS)]),
     "contiguous": lambda w: w.t().contiguous(),
     "norm": lambda w: w.norm(dim=1),
