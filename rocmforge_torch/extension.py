@@ -97,7 +97,7 @@ def product_kernel(device: str, qtype: int, m: int, n: int, k: int) -> str:
 
     Returns:
         dot, panel_product, float_product or double_product on a CPU (docs/cpu_kernels.md); matvec,
-        multirow, tile, "expand, GEMM" or GEMM on a GPU (docs/amd.md); "" without the library.
+        multirow, tile, "expand, GEMM" or GEMM on a GPU (docs/performance.md); "" without a library.
     """
     sizes = (ctypes.c_int64(size) for size in (m, n, k))
     library = "cpu" if device == "cpu" else "gpu"

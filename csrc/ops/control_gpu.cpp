@@ -17,7 +17,7 @@ bool weights_at_rest() { return weights_at_rest_flag; }
 // From the build, e.g. "sm_80 sm_90 compute_90".
 const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
 
-// What docs/amd.md calls the kernel of a product; "" for a type that is none.
+// What docs/performance.md calls the kernel of a product; "" for a type that is none.
 static const char* product_kernel_name(int qtype, int64_t rows, int64_t k) {
   for (const QuantTypeInfo& type : kQuantTypes) {
     if (type.id != qtype) continue;
