@@ -252,10 +252,7 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
     const bool whole = first >= common.begin && first + kRowsStaged <= common.end;
     float factors[kLaneQueries];
     softmax_tile(rule, scoring, first, whole, scores, softmax, factors);
-    bool rises = false;  // most steps have no new maximum
-#pragma unroll
-    for (int i = 0; i < kLaneQueries; ++i) rises |= factors[i] != 1.0f;
-    if (rises) {
+    if (rises(factors)) {
 #pragma unroll
       for (int u = 0; u < Shape::kTiles; ++u) {
 #pragma unroll

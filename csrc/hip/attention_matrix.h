@@ -223,6 +223,14 @@ __device__ __forceinline__ void softmax_tile(const ScoreRule& rule, ScoringOf sc
   });
 }
 
+// Whether older sums change: most tiles of keys have no new maximum.
+__device__ __forceinline__ bool rises(const float (&factors)[kLaneQueries]) {
+  bool rises = false;
+#pragma unroll
+  for (int i = 0; i < kLaneQueries; ++i) rises |= factors[i] != 1.0f;
+  return rises;
+}
+
 // A row of a block's result. stats: the row's maximum and sum over the block's keys; the lane that
 // leads leaves them for the merge.
 struct ResultRow {

@@ -278,10 +278,12 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
     const bool whole = first >= common.begin && first + Shape::kKeys <= common.end;
     float factors[kLaneQueries];
     softmax_tile(rule, scoring, first, whole, scores, softmax, factors);
+    if (Shape::kLarge || rises(factors)) {
 #pragma unroll
-    for (int u = 0; u < Shape::kDimTiles; ++u) {
+      for (int u = 0; u < Shape::kDimTiles; ++u) {
 #pragma unroll
-      for (int e = 0; e < kAccElements; ++e) out[u].values[e] *= factors[element_query(e)];
+        for (int e = 0; e < kAccElements; ++e) out[u].values[e] *= factors[element_query(e)];
+      }
     }
 #pragma unroll
     for (int chunk = 0; chunk < Shape::kChunks; ++chunk) {
