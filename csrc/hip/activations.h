@@ -107,7 +107,7 @@ struct LdsActivations {
   }
 
   __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
-    const StepAndGroup<T> at(col);
+    const PlaceInSteps<T> at(col);
     uint4* const to = codes + row * slots;
     if constexpr (kHasDot<T>) {
       static_assert(T::kSpan == 2);
@@ -119,9 +119,9 @@ struct LdsActivations {
       }
     } else {
       auto* halves = reinterpret_cast<uint2*>(to + slot<T::kGroups>(at.step, at.group));
-      halves[col % 16 / kRoundedAtOnce] = {rounded.codes[0], rounded.codes[1]};
+      halves[at.half] = {rounded.codes[0], rounded.codes[1]};
     }
-    if (!rounded.is_first(col)) return;
+    if (!at.is_first()) return;
     const int unit = row * (slots / T::kSpan) + slot<kUnits>(at.step, at.group / T::kSpan);
     factors[unit] = rounded.factor;
     if constexpr (T::kMins) residuals[unit] = rounded.residual;

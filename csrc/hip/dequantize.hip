@@ -70,14 +70,15 @@ __global__ void __launch_bounds__(kThreads)
             static_cast<float4*>(out.data) + (wave_first * (16 * T::kGroups) + in_wave) / 4;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          to[j] = {values[4 * j], values[4 * j + 1], values[4 * j + 2], values[4 * j + 3]};
+          to[j % 2 + j / 2 * (kHalfApart<T> / 4)] = {values[4 * j], values[4 * j + 1],
+                                                     values[4 * j + 2], values[4 * j + 3]};
         }
       } else {
         uint4 packed[2];
         out.dtype == DType::kFloat16 ? pack_values<__half>(values, packed)
                                      : pack_values<gpu_bfloat16>(values, packed);
         pieces[place_of(in_wave / 8)] = packed[0];
-        pieces[place_of(in_wave / 8 + 1)] = packed[1];
+        pieces[place_of((in_wave + kHalfApart<T>) / 8)] = packed[1];
       }
     });
   }

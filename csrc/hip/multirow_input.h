@@ -32,17 +32,17 @@ struct MultirowInput {
   uint8_t* bodies;
 
   __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
-    const StepAndGroup<T> at(col);
+    const PlaceInSteps<T> at(col);
     uint8_t* const body = bodies + static_cast<int64_t>(at.step / B::kSteps) * B::kBytes;
     const int group = at.step % B::kSteps * T::kGroups + at.group;
     auto* const words = reinterpret_cast<uint32_t*>(body) + group / kSlots * (kCols * kSlots * 4) +
                         group % kSlots * kLaneWords;
 #pragma unroll
     for (int i = 0; i < kRoundedAtOnce / 4; ++i) {
-      const int word = col % 16 / 4 + i;
+      const int word = 2 * at.half + i;
       words[b_place<kCols>(row, word / kLaneWords) * 4 + word % kLaneWords] = rounded.codes[i];
     }
-    if (!rounded.is_first(col)) return;
+    if (!at.is_first()) return;
     const int unit = group / T::kSpan * kCols + row;
     reinterpret_cast<typename B::Factor*>(body + B::kFactors)[unit] = rounded.factor;
     if constexpr (T::kMins) {

@@ -85,9 +85,6 @@ struct Rounding {
     }
   }
 
-  // Whether a thread whose first column is `col` is the one to store the factor of its unit.
-  static __device__ __forceinline__ bool is_first(int col) { return col % (16 * T::kSpan) == 0; }
-
   // scale = max |x| / 127, and code the integer nearest to x * (127 / max |x|): quotients in
   // float32, the product not rounded before.
   __device__ __forceinline__ explicit Rounding(const float (&values)[kRoundedAtOnce]) {
@@ -129,8 +126,10 @@ struct Rounding {
         less += fmaf(kBias - __uint_as_float(bits[i]), scale, values[i]);
       }
     }
+    // The other threads of the unit.
+    constexpr int kFarthest = T::kSpan == 2 ? 2 : kHalfApart<T> / kRoundedAtOnce;
 #pragma unroll
-    for (int mask = 16 * T::kSpan / kRoundedAtOnce / 2; mask > 0; mask /= 2) {
+    for (int mask = kFarthest; mask >= (T::kSpan == 2 ? 1 : kFarthest); mask /= 2) {
       if constexpr (T::kOffset != 0) sum += wave_shuffle_xor(sum, mask);
       if constexpr (T::kMins) {
         total += wave_shuffle_xor(total, mask);
@@ -148,17 +147,24 @@ struct Rounding {
   }
 };
 
-// The step of a row, and its group, to which a column belongs.
+// The step of a row, its group and the half of it to which the eight columns from `col` on belong.
 template <class T>
-struct StepAndGroup {
-  int step, group;
-  __device__ __forceinline__ explicit StepAndGroup(int col) {
-    // Groups that are neighbours in a row of weights belong to kStride steps by turns.
-    constexpr int kStride = T::template first<1>(0) / 16;
-    const int n = col / 16;
-    step = n / (kStride * T::kGroups) * kStride + n % kStride;
-    group = n / kStride % T::kGroups;
+struct PlaceInSteps {
+  int step, group, half;
+
+  __device__ __forceinline__ explicit PlaceInSteps(int col) {
+    // Groups that are neighbours in a row of weights belong to kStride steps by turns; so do halves
+    // of groups where they are apart.
+    constexpr int kStride = T::template first<1>(0) / 16, kApart = kHalfApart<T> / 8;
+    static_assert(kApart == 1 || kApart == kStride);
+    const int n = col / 8;
+    const int turn = n / (kApart == 1 ? 2 : 1) % kStride;
+    step = n / (2 * kStride * T::kGroups) * kStride + turn;
+    group = n / (2 * kStride) % T::kGroups;
+    half = n / kApart % 2;
   }
+  // Whether these are the first of their unit.
+  __device__ __forceinline__ bool is_first() const { return group % T::kSpan == 0 && half == 0; }
 };
 
 }  // namespace rocmforge::gpu

@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
       const int s = step_of(turn, place % kSlots);
       const int apart = T::template first<1>(0) - T::template first<0>(0);
       const int k = s / kSteps<T> * T::kBlock + T::template first<0>(s % kSteps<T>) + g * apart;
-      piece.fetch(x + (k + 8 * half) * kChunk + 8 * row,
+      piece.fetch(x + (k + kHalfApart<T> * half) * kChunk + 8 * row,
                   place_of(buffer, of_part, place, half, row));
     });
     close_copies();
@@ -229,7 +229,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
         Span<__half> values[kHalves];
 #pragma unroll
         for (int j = 0; j < kHalves; ++j) {
-          values[j] = load_halves(from + 8 * (t * Acc::kCols + row_of_b(lane, j)), 8 * kChunk);
+          constexpr int apart = kThroughLds<kChunk> ? 8 : kHalfApart<T>;
+          values[j] = load_halves(from + 8 * (t * Acc::kCols + row_of_b(lane, j)), apart * kChunk);
         }
         mma(sums[t], weights, values);
       }

@@ -5,42 +5,53 @@
 
 namespace rocmforge::gpu {
 
-// Four bytes hold base-3 fractions of 256. What they come to times a power of 3, up to 243, without
-// what is behind the point: bytes too.
-__device__ __forceinline__ uint32_t times_power(uint32_t bytes, uint32_t power) {
-  constexpr uint32_t kEven = 0x00ff00ff;
-  const uint32_t even = (bytes & kEven) * power, odd = (bytes >> 8 & kEven) * power;
-  return select_bytes(even, odd, byte_selector(1, 5, 3, 7));
-}
-
-// The first ternary digit after as many as make `power`, up to 81, have been shifted out.
-__device__ __forceinline__ int ternary_digits(uint32_t bytes, uint32_t power) {
-  constexpr uint32_t kEven = 0x00ff00ff;
-  const uint32_t even = (bytes & kEven) * power & kEven;
-  const uint32_t odd = (bytes >> 8 & kEven) * power & kEven;
-  return static_cast<int>(select_bytes(even * 3, odd * 3, byte_selector(1, 5, 3, 7)));
-}
-
 constexpr uint32_t power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
 
+// Four fractions of 256, whose digits to base 3 are weights: 16 bits to each, of which 8 are used.
+struct Fractions {
+  static constexpr uint32_t kEven = 0x00ff00ff;
+  uint32_t even, odd;
+
+  static __device__ __forceinline__ Fractions of(uint32_t bytes) {
+    return {bytes & kEven, bytes >> 8 & kEven};
+  }
+  // Without as many digits as make `power`, up to 81.
+  __device__ __forceinline__ Fractions behind(uint32_t power) const {
+    return {even * power & kEven, odd * power & kEven};
+  }
+  // What they come to times a power of 3, up to 243, without what is behind the point: bytes too.
+  __device__ __forceinline__ uint32_t times(uint32_t power) const {
+    return select_bytes(even * power, odd * power, byte_selector(1, 5, 3, 7));
+  }
+  // Digit N is what is left of three times what came before it; no byte borrows.
+  template <int N>
+  __device__ __forceinline__ int digits() const {
+    const uint32_t before = N == 0 ? 0 : times(power_of_3(N));
+    return static_cast<int>(times(power_of_3(N + 1)) - 3 * before);
+  }
+};
+
 // 32 bytes of five digits (160 weights), 16 bytes of five (80), 4 bytes of four (16). A step has
-// half of the first, and of the rest groups of 16 by turns.
-struct TQ1_0 : FourGroups {
-  static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kOffset = 1;
+// half of the bytes of each, or of the digits of the last: of every 32 weights eight, and the eight
+// that are 16 behind.
+struct TQ1_0 {
+  static constexpr int kType = 34, kBlock = 256, kBytes = 54, kGroups = 8, kSpan = 1, kOffset = 1;
+  static constexpr int kHalfApart = 16;
   static constexpr bool kMins = false;
   enum { kBody, kTail, kLast, kScale };
   static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 4}, {52, 2}};
   struct Raw {
-    uint32_t body[4];
-    uint32_t tail[4];
+    uint32_t body[2][2];
+    uint32_t tail[2];
     uint32_t last[1];
     uint16_t d;
   };
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
-    read_words<kBody>(view, block, 16 * step, raw.body);
-    read_words<kTail>(view, block, 0, raw.tail);
+    read_words<kBody>(view, block, 8 * step, raw.body[0]);
+    read_words<kBody>(view, block, 16 + 8 * step, raw.body[1]);
+    read_words<kTail>(view, block, 8 * step, raw.tail);
     read_words<kLast>(view, block, 0, raw.last);
     raw.d = read_u16<kScale>(view, block);
     return raw;
@@ -48,23 +59,23 @@ struct TQ1_0 : FourGroups {
   template <int G>
   static __device__ __forceinline__ Group decode(const Raw& raw, int step) {
     Group group{{}, half_bits(raw.d), 0.0f};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for_each_group<4>([&](auto i) {
+      constexpr int half = i / 2;
       if constexpr (G < 5) {
-        // A digit is what is left of three times what came before it; no byte borrows.
-        const uint32_t now = times_power(raw.body[i], power_of_3(G + 1));
-        const uint32_t before = G == 0 ? 0 : times_power(raw.body[i], power_of_3(G));
-        group.codes[i] = static_cast<int>(now - 3 * before);
+        group.codes[i] = Fractions::of(raw.body[half][i % 2]).template digits<G>();
+      } else if constexpr (G < 7 || half == 0) {
+        constexpr int digit = 2 * (G - 5) + half;
+        group.codes[i] = Fractions::of(raw.tail[i % 2]).template digits<digit>();
       } else {
-        constexpr int kDigit = 2 * (G - 5);
-        const bool last = G == 7 && step == 1;
-        // A value first: a choice between places in memory would keep `raw` there.
-        const uint32_t tail = raw.tail[i], end = raw.last[0];
-        const uint32_t later = G == 7 ? power_of_3(i) : power_of_3(kDigit + 1);
-        group.codes[i] = ternary_digits(last ? end : tail, step == 0 ? power_of_3(kDigit) : later);
+        const Fractions last = Fractions::of(raw.last[0]).behind(step == 0 ? 1 : 9);
+        group.codes[i] = last.template digits<i % 2>();
       }
-    }
+    });
     return group;
+  }
+  template <int G>
+  static constexpr __device__ __forceinline__ int first(int step) {
+    return 32 * G + 8 * step;
   }
 };
 

@@ -18,7 +18,8 @@
 //   with
 //                           look-up tables (quants/tables.h) take them as a third argument, from
 //                           device memory if it is left out
-//   first<G>(step)          where group G's first weight stands in the block
+//   first<G>(step)          where group G's first weight stands in the block; the first eight
+//                           are neighbours, and so are the others, kHalfApart behind
 // It may have, where codes are bits and kSpan is 2,
 //   dot<U>(raw, low, high)  unit U times 32 signed bytes of x, added to kDotZero, faster than by
 //                           decode(). Word j of the two has values j, 8 + j, 16 + j and 24 + j
@@ -52,6 +53,11 @@ struct Group {
   float scale;
   float min;
 };
+
+template <class T, typename = void>
+constexpr int kHalfApart = 8;
+template <class T>
+constexpr int kHalfApart<T, std::void_t<decltype(T::kHalfApart)>> = T::kHalfApart;
 
 template <class T, typename = void>
 constexpr bool kHasDot = false;
