@@ -5,7 +5,7 @@ usage: python -m benchmarks.transformers_decode MODEL.gguf [--device cuda] [--to
 
 Greedy decoding from the same prompt with a cache of fixed size, one sequence: our engine (on a GPU
 its loop of captured graphs), transformers' model of `from_gguf` in eager mode, the same compiled
-(`fullgraph=True`) and, on a GPU, the step of either captured in a CUDA or HIP graph. The best of
+(`fullgraph=True`) and, on a GPU, the step of these captured in a CUDA or HIP graph. The best of
 three rounds counts; all are timed in turn in one process.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import StaticCache
 
-from rocmforge_torch import load_model
+from rocmforge_torch import extension, load_model
 from rocmforge_torch.generate import SamplingParams, generate_tokens
 from rocmforge_torch.graphs import GraphedDecode
 from rocmforge_torch.integrations.transformers import from_gguf
@@ -94,7 +94,7 @@ class Captured:
             return self._step(self._ids, self._position)
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with extension.weights_at_rest(), torch.cuda.graph(graph):
                 self._logits = self._step(self._ids, self._position)
             self._graph = graph
         self._graph.replay()
@@ -117,7 +117,8 @@ def theirs(path: str, device: str, room: int, how: str) -> Decode:
 
     eager = step = forward(model)
     if "compiled" in how:
-        step = forward(torch.compile(model, fullgraph=True))
+        backend = "rocmforge" if "rocmforge" in how else "inductor"
+        step = forward(torch.compile(model, fullgraph=True, backend=backend))
     if "captured" in how:
         step = Captured(step, device)
 
@@ -146,20 +147,21 @@ def main() -> None:
     room = len(PROMPT) + args.tokens + 2
     ways = ["eager", *([] if args.no_compile else ["compiled"])]
     if args.device != "cpu":
-        ways += ["captured", *([] if args.no_compile else ["compiled, captured"])]
+        both = ["compiled, captured", "compiled by rocmforge, captured"]
+        ways += ["captured", *([] if args.no_compile else both)]
     runs = {"engine": engine(args.model, args.device, room)}
     runs |= {way: theirs(args.model, args.device, room, way) for way in ways}
     for decode in runs.values():
         decode(2)
     results = {name: [decode(args.tokens) for _ in range(ROUNDS)] for name, decode in runs.items()}
     best = {name: min(seconds for seconds, _ in result) for name, result in results.items()}
-    print(f"\n{'':20}{'tokens/s':>10}{'of engine':>12}{'same tokens':>13}")
+    print(f"\n{'':32}{'tokens/s':>10}{'of engine':>12}{'same tokens':>13}")
     for name, seconds in best.items():
         same = sum(
             a == b for a, b in zip(results[name][0][1], results["engine"][0][1], strict=True)
         )
         share = best["engine"] / seconds
-        print(f"{name:20}{1 / seconds:10.1f}{share:12.0%}{same:>10}/{args.tokens + 1}")
+        print(f"{name:32}{1 / seconds:10.1f}{share:12.0%}{same:>10}/{args.tokens + 1}")
     record = {"device": args.device, "threads": torch.get_num_threads(), "seconds_per_token": best}
     print(json.dumps(record))
 

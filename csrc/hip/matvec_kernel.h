@@ -205,6 +205,8 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
     }
     next(ahead);
   };
+  // Before any weights: behind them their words would be waited for longest.
+  LdsTables<T>::fill(table_words);
   // Some weights may come while the kernel before still runs. Otherwise x goes first, since it is
   // waited for first.
   const bool begun = kStartsEarly && args.weights_at_rest;
@@ -215,7 +217,6 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   if (!begun) load(0);
 #pragma unroll
   for (int a = 1; a < kAhead; ++a) load(a);
-  LdsTables<T>::fill(table_words);  // while x is on its way
 
   rest = lds_address(rest);
   const X x(rest, args.cols);
