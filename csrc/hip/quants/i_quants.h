@@ -333,7 +333,7 @@ struct IQ1_M : GridStep {
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
       const auto levels = tables.template grid<n % 4, 4 * n>(raw.codes[n / 4], raw.high[0]);
-      shifted_levels(levels, raw.high[0] >> (4 * n + 3) & 1, group.codes + 2 * i);
+      shifted_levels(levels, raw.high[0] & 8u << (4 * n), group.codes + 2 * i);
     });
     return group;
   }
