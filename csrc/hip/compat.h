@@ -357,15 +357,8 @@ __device__ __forceinline__ int dot4(int a, int b, int sum) { return __dp4a(a, b,
 constexpr int kDotZero = 0x4b400000;
 __device__ __forceinline__ float dot_value(int sum) { return __int_as_float(sum) - 12582912.0f; }
 
-// The bits of 2^23 plus an integer below, of which `mask` cuts the bits. One instruction, where the
-// compiler makes two of what has two constants.
-__device__ __forceinline__ uint32_t above_2_23(uint32_t bits, uint32_t mask) {
-  uint32_t sum;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(sum) : "r"(bits), "r"(mask), "r"(0x4b000000));
-  return sum;
-}
 __device__ __forceinline__ float field_value(uint32_t bits, uint32_t mask) {
-  return __uint_as_float(above_2_23(bits, mask)) - 8388608.0f;
+  return __uint_as_float((bits & mask) | 0x4b000000) - 8388608.0f;
 }
 
 __device__ __forceinline__ int wave_uniform(int value) { return value; }
@@ -401,10 +394,10 @@ __device__ __forceinline__ uint32_t bytes_from(uint32_t low, uint32_t high, uint
   return select_bytes(low, high, byte_selector(0) + first * (byte_selector(1) - byte_selector(0)));
 }
 
-// A multiplication instead of a slow conversion.
+// The bits become those of 2^23 plus the integer: a multiplication instead of a slow conversion.
 __device__ __forceinline__ float linear_field(uint32_t bits, uint32_t mask, float factor,
                                               float plus) {
-  return fmaf(__uint_as_float(above_2_23(bits, mask)), factor, plus - 8388608.0f * factor);
+  return fmaf(__uint_as_float((bits & mask) | 0x4b000000), factor, plus - 8388608.0f * factor);
 }
 template <int kByte>
 __device__ __forceinline__ float byte_value(uint32_t word, float factor, float plus) {

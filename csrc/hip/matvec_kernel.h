@@ -188,8 +188,8 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   const auto view_of = [&](int band, int r) {
     // The last row stands in for those that are not there, rather than that they are branched
     // around.
-    const int row = row_of<kRows>(args, band, r);
-    return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
+    const int row = smaller(row_of<kRows>(args, band, r), args.w_rows - 1);
+    return View(args.w, args.w_rows, args.row_bytes, row);
   };
   // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
   // band tell each other.

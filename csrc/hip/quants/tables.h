@@ -241,12 +241,10 @@ struct StripedTables : SharedLevels<T> {
 
   // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
-    // A thread makes the same piece of rows that are apart.
-    const auto thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-    const int at = thread % kPieces * 16, before = T::kFieldGrid ? at % 128 : at;
-    auto* to = reinterpret_cast<uint4*>(words) + thread;
 #pragma unroll 8
-    for (int row = thread / kPieces; row < kRows; row += threads / kPieces, to += threads) {
+    for (int i = threadIdx.x; i < kRows * kPieces; i += blockDim.x) {
+      const int row = i / kPieces, at = i % kPieces * 16;
+      const int before = T::kFieldGrid ? at % 128 : at;
       uint4 four;
       if (before < kGridBytes) {
         const int high = at / (4 * kGridCopies);
@@ -258,7 +256,7 @@ struct StripedTables : SharedLevels<T> {
         four = {signs.x, T::kSignWords == 1 ? signs.x : signs.y, signs.x,
                 T::kSignWords == 1 ? signs.x : signs.y};
       }
-      *to = four;
+      reinterpret_cast<uint4*>(words)[i] = four;
     }
     SharedLevels<T>::fill(words + kTableWords);
   }
