@@ -1,10 +1,10 @@
 // The matvec kernel, a template over type, layout and rows of x; instances are in matvec_*.hip.
 //
 // As many blocks as the card holds at once share the rows of w. Each copies what it needs of x, and
-// its look-up tables, into LDS once, while the first weights are on their way. A wave walks bands
-// of a pair of rows or two, so that what it reads of x serves them all; its lanes work at
-// neighbouring steps of them. The loads of the next steps, also of the next band, are under way
-// while one is being used. The sums of the lanes meet in a fixed order.
+// its look-up tables, into LDS once, while the first weights are on their way. A wave walks pairs
+// of rows, so that what it reads of x serves two; its lanes work at neighbouring steps of them. The
+// loads of the next steps, also of the next pair, are under way while one is being used. The sums
+// of the lanes meet in a fixed order.
 #pragma once
 
 #include "hip/activations.h"
@@ -17,13 +17,6 @@
 
 namespace rocmforge::gpu {
 
-constexpr int kPair = 2;  // rows of w
-
-// Rows of a band: two pairs where a chunk has most of a row, so that what is done for a band rather
-// than for its weights counts less.
-template <class T, int M>
-constexpr int kBandRows = (kCopiesAhead && T::kGroups == 8 && M == 1 ? 2 : 1) * kPair;
-
 // Registers that a step of a pair takes, about.
 template <class T, class View>
 constexpr int kStepRegisters =
@@ -34,12 +27,9 @@ constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
 // A stage is 1 KiB of a row or more where it is copied, or less, so that tables have room beside as
 // many waves; it is one step of a lane where it waits in registers.
-template <class T, int M>
+template <class T>
 constexpr int kStageChunks =
-    kBandRows<T, M> == kPair && kCopiesAhead &&
-            kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024)
-        ? 2
-        : 1;
+    kCopiesAhead && kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024) ? 2 : 1;
 
 // Stages that are on their way.
 template <class T, class View>
@@ -48,8 +38,8 @@ constexpr int kMatvecAhead = kCopiesAhead                                      ?
                              : kStepRegisters<T, View> <= 32                   ? 2
                                                                                : 1;
 
-template <class T, class View, int M>
-using MatvecSupply = Supply<T, View, kBandRows<T, M>, kMatvecAhead<T, View>, kStageChunks<T, M>>;
+template <class T, class View>
+using MatvecSupply = Supply<T, View, kMatvecAhead<T, View>, kStageChunks<T>>;
 
 // Most threads of a block, of which a multiprocessor holds one. More cost more at the start; where
 // steps wait in registers, look-ups need them to hide what they wait for, as far as those go.
@@ -65,7 +55,7 @@ struct MatvecArgs {
   int w_rows, row_bytes;
   int cols, out_cols;
   int pairs, pair_stride, pair_offset;  // pair p is rows p * pair_stride and that + pair_offset
-  int parts_log2;                       // of the waves that share a band
+  int parts_log2;                       // of the waves that share a pair
   const void* x;
   const void* bias;
   DType bias_dtype, dtype;
@@ -74,42 +64,40 @@ struct MatvecArgs {
   void* out;
 };
 
-// sums[m * kRows + r] += x[m] . the weights of a lane's step of a chunk of row r.
+// sums[m * kPair + r] += x[m] . the weights of a lane's step of a chunk of row r.
 //
 // A weight with a minimum is scale * (code - centre) + (min + scale * centre). The second part is
 // large and the same for a whole unit: it is multiplied by the sum of x as it is, not as it was
 // rounded, so that rounding only meets the first, which goes up and down. Expanded:
 //   scale * (dot + centre * (sum of x - sum of rounded x)) + min * sum of x.
-template <class T, int M, int kRows>
-__device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kRows], int chunk, int lane,
+template <class T, int M>
+__device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], int chunk, int lane,
                                          const LdsActivations<T, M>& x, const LdsTables<T>& tables,
-                                         float (&sums)[M * kRows]) {
+                                         float (&sums)[M * kPair]) {
   using X = LdsActivations<T, M>;
   const int step = lane % kSteps<T>;
   for_each_group<X::kUnits>([&](auto unit) {
-    Group groups[kRows][T::kSpan];
+    Group groups[kPair][T::kSpan];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kPair; ++r) {
       for_each_group<T::kSpan>([&](auto g) {
         groups[r][g] = decode_group<T, unit * T::kSpan + g>(raw[r], step, tables);
       });
     }
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      int dots[kRows];
-#pragma unroll
-      for (int& dot : dots) dot = kDotZero;
+      int dots[kPair] = {kDotZero, kDotZero};
       if constexpr (kHasDot<T>) {
         const uint4 low = x.codes_at(m, chunk, lane, 2 * unit);
         const uint4 high = x.codes_at(m, chunk, lane, 2 * unit + 1);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) dots[r] = T::template dot<unit>(raw[r], low, high);
+        for (int r = 0; r < kPair; ++r) dots[r] = T::template dot<unit>(raw[r], low, high);
       } else {
 #pragma unroll
         for (int g = 0; g < T::kSpan; ++g) {
           const uint4 codes = x.codes_at(m, chunk, lane, unit * T::kSpan + g);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
+          for (int r = 0; r < kPair; ++r) {
             const Group& group = groups[r][g];
             dots[r] = dot4(group.codes[0], static_cast<int>(codes.x), dots[r]);
             dots[r] = dot4(group.codes[1], static_cast<int>(codes.y), dots[r]);
@@ -120,10 +108,10 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kRows], in
       }
       const typename X::Factor factor = x.factor_at(m, chunk, lane, unit);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kPair; ++r) {
         const Group& group = groups[r][0];
         const float dot = dot_value(dots[r]);
-        float& sum = sums[m * kRows + r];
+        float& sum = sums[m * kPair + r];
         if constexpr (T::kMins) {
           sum += group.scale * (factor.x * dot + x.residual_at(m, chunk, lane, unit));
           sum += group.min * factor.y;
@@ -137,29 +125,16 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kRows], in
   });
 }
 
-template <int kRows>
-constexpr int band_count(int pairs) {
-  return (pairs + kRows / kPair - 1) / (kRows / kPair);
-}
-
-// Which row is row r of a band. Some of the last band are not there.
-template <int kRows>
-__device__ __forceinline__ int row_of(const MatvecArgs& args, int band, int r) {
-  const int pair = band * (kRows / kPair) + r / kPair;
-  const bool there = kRows == kPair || pair < args.pairs;
-  return there ? pair * args.pair_stride + r % kPair * args.pair_offset : args.w_rows;
-}
-
-// Sums of a band that are complete: lane l stores that of row l / kRows of x and row l % kRows of
-// the band.
-template <int M, int kRows>
-__device__ __forceinline__ void store_band(const MatvecArgs& args, int band, int lane, float sum) {
-  const int m = lane / kRows, r = lane % kRows;
-  const int row = row_of<kRows>(args, band, r);
-  const bool used = lane < M * kRows && row < args.w_rows;
+// Sums of a pair of rows that are complete: lane l stores that of row l / kPair of x and row
+// l % kPair of the pair.
+template <int M>
+__device__ __forceinline__ void store_pair(const MatvecArgs& args, int pair, int lane, float sum) {
+  const int m = lane / kPair, r = lane % kPair;
+  const int row = pair * args.pair_stride + r * args.pair_offset;
+  const bool used = lane < M * kPair && row < args.w_rows;
   if (used && args.bias) sum += load_as(args.bias_dtype, args.bias, row);
   const float other = wave_shuffle_xor(sum, 1);
-  if (!used || (args.gated && r % kPair > 0)) return;
+  if (!used || (args.gated && r > 0)) return;
   if (args.gated) sum = activate(args.act, sum) * other;
   store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
 }
@@ -167,8 +142,7 @@ __device__ __forceinline__ void store_band(const MatvecArgs& args, int band, int
 template <class T, class View, int M>
 __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
   using X = LdsActivations<T, M>;
-  constexpr int kAhead = kMatvecAhead<T, View>, kChunks = kStageChunks<T, M>;
-  constexpr int kRows = kBandRows<T, M>;
+  constexpr int kAhead = kMatvecAhead<T, View>, kChunks = kStageChunks<T>;
   extern __shared__ uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
   const int waves = static_cast<int>(blockDim.x) / kWaveSize;
@@ -176,29 +150,27 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   const int stages = (steps + kChunks * kWaveSize - 1) / (kChunks * kWaveSize);
   const int parts = 1 << args.parts_log2, part = wave & (parts - 1), team = wave >> args.parts_log2;
   const int stride = static_cast<int>(gridDim.x) * (waves >> args.parts_log2);
-  const int bands = band_count<kRows>(args.pairs);
-  // Neighbouring bands go to different blocks: a last round that is not full then loads all alike.
+  // Neighbouring pairs go to different blocks: a last round that is not full then loads all alike.
   WalkPlace at{team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x), part};
   WalkPlace ahead = at;
 
   const auto next = [&](WalkPlace& place) {
     place.stage += parts;
-    if (place.stage >= stages) place = {place.band + stride, part};
+    if (place.stage >= stages) place = {place.pair + stride, part};
   };
-  const auto view_of = [&](int band, int r) {
-    // The last row stands in for those that are not there, rather than that they are branched
-    // around.
-    const int row = smaller(row_of<kRows>(args, band, r), args.w_rows - 1);
-    return View(args.w, args.w_rows, args.row_bytes, row);
+  const auto view_of = [&](int pair, int r) {
+    const int row = pair * args.pair_stride + r * args.pair_offset;
+    // An odd last row is computed twice rather than branched around.
+    return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
   };
   // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
-  // band tell each other.
+  // pair tell each other.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
   auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
-  MatvecSupply<T, View, M> supply(rest, wave);
-  rest += waves * MatvecSupply<T, View, M>::bytes_per_wave();
+  MatvecSupply<T, View> supply(rest, wave);
+  rest += waves * MatvecSupply<T, View>::bytes_per_wave();
   const auto load = [&](int a) {
-    if (ahead.band < bands) {
+    if (ahead.pair < args.pairs) {
       supply.load(a, ahead, steps, lane, view_of);
     } else {
       supply.skip(a);
@@ -224,47 +196,47 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   __syncthreads();
   const LdsTables<T> tables(table_words);
 
-  constexpr int kSums = M * kRows;
+  constexpr int kSums = M * kPair;
   float sums[kSums] = {};
   const auto work = [&](int a) {
-    if (at.band >= bands) return;
+    if (at.pair >= args.pairs) return;
     supply.wait(a);
     const auto opened = supply.open(a, at, lane, view_of);
     const int first = at.stage * kChunks;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
       if ((first + c) * kWaveSize + lane >= steps) continue;
-      typename T::Raw raw[kRows];
+      typename T::Raw raw[kPair];
       opened.take(c, raw);
       add_step<T, M>(raw, first + c, lane, x, tables, sums);
     }
     load(a);
-    const int band = at.band;
+    const int pair = at.pair;
     next(at);
-    if (at.band == band || parts > 1) return;
-    store_band<M, kRows>(args, band, lane, wave_sums(sums, lane));
+    if (at.pair == pair || parts > 1) return;
+    store_pair<M>(args, pair, lane, wave_sums(sums, lane));
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
   };
-  while (at.band < bands) for_each_group<kAhead>(work);
+  while (at.pair < args.pairs) for_each_group<kAhead>(work);
   if (parts == 1) return;
 
-  // Waves that share a band: there is one round, and the first of them adds up.
+  // Waves that share a pair: there is one round, and the first of them adds up.
   auto* shares = reinterpret_cast<float (*)[kSums]>(rest + X::bytes_for(args.cols));
   float sum = wave_sums(sums, lane);
   if (lane < kSums) shares[wave][lane] = sum;
   __syncthreads();
-  const int band = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
-  if (part != 0 || band >= bands) return;
+  const int pair = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+  if (part != 0 || pair >= args.pairs) return;
   for (int p = 1; p < parts; ++p) sum += shares[wave + p][lane % kSums];
-  store_band<M, kRows>(args, band, lane, sum);
+  store_pair<M>(args, pair, lane, sum);
 }
 
 // LDS of a block of so many waves.
 template <class T, class View, int M>
 constexpr int64_t matvec_lds_bytes(int cols, int waves) {
   return LdsActivations<T, M>::bytes_for(cols) + 4 * LdsTables<T>::kWords +
-         waves * (MatvecSupply<T, View, M>::bytes_per_wave() + 4 * kBandRows<T, M> * M);
+         waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M);
 }
 
 // Threads of a block: fewer than the most where long rows leave no LDS for more.
@@ -281,18 +253,17 @@ void launch_view(MatvecArgs args, Stream stream) {
   const int threads = matvec_threads<T, View, M>(args.cols);
   const int lanes = device_wave_size(), waves = threads / lanes;
   const int units = device_compute_units();
-  const int bands = band_count<kBandRows<T, M>>(args.pairs);
-  const int blocks = smaller(units * blocks_per_unit(threads), bands);
-  const int steps = args.cols / (16 * T::kGroups), span = kStageChunks<T, M> * lanes;
+  const int blocks = smaller(units * blocks_per_unit(threads), args.pairs);
+  const int steps = args.cols / (16 * T::kGroups), span = kStageChunks<T> * lanes;
   const int stages = (steps + span - 1) / span;
-  // Few rows: as many waves to a band as there are, where each has something to do; as many in both
+  // Few rows: as many waves to a pair as there are, where each has something to do; as many in both
   // layouts, so that they give the same bits.
   const int shared_waves = smaller(matvec_threads<T, FileView<T>, M>(args.cols),
                                    matvec_threads<T, PackedView<T>, M>(args.cols)) /
                            lanes;
   args.parts_log2 = 0;
   for (int parts = 2; waves % parts == 0 && shared_waves % parts == 0 && parts <= stages &&
-                      int64_t{parts} * bands <= int64_t{units} * shared_waves;
+                      int64_t{parts} * args.pairs <= int64_t{units} * shared_waves;
        parts *= 2) {
     ++args.parts_log2;
   }

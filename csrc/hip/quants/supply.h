@@ -1,5 +1,5 @@
 // The weights that a wave works at next, on their way: kAhead stages of them, each up to kChunks
-// chunks of kRows rows, a chunk as many steps of a row as a wave has lanes.
+// chunks of kPair rows, a chunk as many steps of a row as a wave has lanes.
 //
 // load(a, ...) has stage a filled, or skip(a) leaves it; wait(a) waits until it is. Both by all
 // lanes, in turn for a = 0 to kAhead - 1, again and again. open(a, ...) then gives the rows' chunks
@@ -12,15 +12,17 @@
 
 namespace rocmforge::gpu {
 
-// A place in the walk of a wave: a band of rows, and which of its stages.
+constexpr int kPair = 2;  // rows of w
+
+// A place in the walk of a wave: a pair of rows, and which of its stages.
 struct WalkPlace {
-  int band, stage;
+  int pair, stage;
 };
 
-template <class T, class View, int kRows, int kAhead, int kChunks>
+template <class T, class View, int kAhead, int kChunks>
 class RegisterSupply {
   using Raw = typename T::Raw;
-  Flight<T, View> flights_[kAhead][kChunks][kRows];
+  Flight<T, View> flights_[kAhead][kChunks][kPair];
 
  public:
   static constexpr int bytes_per_wave() { return 0; }
@@ -35,8 +37,8 @@ class RegisterSupply {
       int s = (place.stage * kChunks + c) * kWaveSize + lane;
       if (s >= steps) s = steps - 1;  // not used
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        flights_[a][c][r].load(view_of(place.band, r), s / kSteps<T>, s % kSteps<T>);
+      for (int r = 0; r < kPair; ++r) {
+        flights_[a][c][r].load(view_of(place.pair, r), s / kSteps<T>, s % kSteps<T>);
       }
     }
   }
@@ -44,12 +46,12 @@ class RegisterSupply {
   __device__ __forceinline__ void wait(int) const {}
 
   struct Opened {
-    const Flight<T, View> (&flights)[kChunks][kRows];
+    const Flight<T, View> (&flights)[kChunks][kPair];
     int s;  // of chunk 0
-    __device__ __forceinline__ void take(int c, Raw (&raw)[kRows]) const {
+    __device__ __forceinline__ void take(int c, Raw (&raw)[kPair]) const {
       const int at = s + c * kWaveSize;
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int r = 0; r < kPair; ++r) {
         raw[r] = flights[c][r].settle(at / kSteps<T>, at % kSteps<T>);
       }
     }
@@ -205,12 +207,12 @@ class Ring {
   }
 };
 
-template <class T, class View, int kRows, int kAhead, int kChunks>
+template <class T, class View, int kAhead, int kChunks>
 class RingSupply {
   using Raw = typename T::Raw;
   static constexpr int kChunkBlocks = kWaveSize / kSteps<T>;
   static_assert(kWaveSize % kSteps<T> == 0);
-  using Stages = Ring<T, View, kRows, kAhead, kChunks * kChunkBlocks>;
+  using Stages = Ring<T, View, kPair, kAhead, kChunks * kChunkBlocks>;
   Stages ring_;
 
  public:
@@ -222,7 +224,7 @@ class RingSupply {
   __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
                                        ViewOf view_of) {
     typename Stages::Source source;
-    Stages::aim(source, place.stage, lane, [&](int r) { return view_of(place.band, r); });
+    Stages::aim(source, place.stage, lane, [&](int r) { return view_of(place.pair, r); });
     const int left = steps / kSteps<T> - place.stage * (kChunks * kChunkBlocks);
     ring_.template load_next<false>(a, source, left, lane);
   }
@@ -230,11 +232,11 @@ class RingSupply {
   __device__ __forceinline__ void wait(int) const { ring_.wait(); }
 
   struct Opened {
-    LdsView<T, View> rows[kRows];
+    LdsView<T, View> rows[kPair];
     int block, step;  // of the lane, in chunk 0
-    __device__ __forceinline__ void take(int c, Raw (&raw)[kRows]) const {
+    __device__ __forceinline__ void take(int c, Raw (&raw)[kPair]) const {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) raw[r] = T::load(rows[r], block + c * kChunkBlocks, step);
+      for (int r = 0; r < kPair; ++r) raw[r] = T::load(rows[r], block + c * kChunkBlocks, step);
     }
   };
   template <typename ViewOf>
@@ -242,15 +244,15 @@ class RingSupply {
                                          ViewOf view_of) const {
     Opened opened{{}, lane / kSteps<T>, lane % kSteps<T>};
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      opened.rows[r] = ring_.row(a, r, view_of(place.band, r), place.stage);
+    for (int r = 0; r < kPair; ++r) {
+      opened.rows[r] = ring_.row(a, r, view_of(place.pair, r), place.stage);
     }
     return opened;
   }
 };
 
-template <class T, class View, int kRows, int kAhead, int kChunks>
-using Supply = std::conditional_t<kCopiesAhead, RingSupply<T, View, kRows, kAhead, kChunks>,
-                                  RegisterSupply<T, View, kRows, kAhead, kChunks>>;
+template <class T, class View, int kAhead, int kChunks>
+using Supply = std::conditional_t<kCopiesAhead, RingSupply<T, View, kAhead, kChunks>,
+                                  RegisterSupply<T, View, kAhead, kChunks>>;
 
 }  // namespace rocmforge::gpu
