@@ -33,6 +33,12 @@ inline int device_wave_size() {
   return lanes;
 }
 
+inline bool stream_is_captured(hipStream_t stream) {
+  hipStreamCaptureStatus status = hipStreamCaptureStatusNone;
+  return hipStreamIsCapturing(stream, &status) == hipSuccess &&
+         status != hipStreamCaptureStatusNone;
+}
+
 // Of the current device; 1 where it does not say.
 inline int device_compute_units() {
   int device = 0, units = 0;
@@ -309,6 +315,11 @@ using gpu_bfloat16 = __nv_bfloat16;
 
 constexpr int kWaveSize = 32;
 inline int device_wave_size() { return kWaveSize; }
+inline bool stream_is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
 inline int device_compute_units() {
   int device = 0, units = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return 1;

@@ -177,12 +177,11 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
     }
     next(ahead);
   };
-  // Before any weights: behind them their words would be waited for longest.
-  LdsTables<T>::fill(table_words);
   // Some weights may come while the kernel before still runs. Otherwise x goes first, since it is
   // waited for first.
   const bool begun = kStartsEarly && args.weights_at_rest;
   if (begun) load(0);
+  LdsTables<T>::fill(table_words);  // behind all weights its words would be waited for longest
   follow_previous();
   typename X::Loaded loaded[X::kFetched];
   X::fetch(args.dtype, args.x, args.cols, loaded);

@@ -13,4 +13,7 @@ bool has_quantizer(int qtype);
 Status quantize(int qtype, DType dtype, const void* x, const RowLayout* x_rows, int64_t rows,
                 int64_t width, void* out, Stream stream);
 
+// Whether what is launched on a stream becomes part of a graph.
+bool is_captured(Stream stream);
+
 }  // namespace rocmforge::gpu

@@ -59,6 +59,8 @@ bool has_quantizer(int qtype) {
   return with_quantizer(qtype, [](auto) {});
 }
 
+bool is_captured(Stream stream) { return stream_is_captured(static_cast<gpuStream_t>(stream)); }
+
 Status quantize(int qtype, DType dtype, const void* x, const RowLayout* x_rows, int64_t rows,
                 int64_t width, void* out, Stream stream) {
   int64_t row_blocks = width / 32;

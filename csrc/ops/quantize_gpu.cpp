@@ -23,11 +23,15 @@ Tensor quantize(const Result& result, const Tensor& x, int64_t qtype) {
   const QuantTypeInfo& type = check_quantize(x, qtype);
   Tensor out = result.tensor(op, blocks_shape(x, type), ScalarType::Byte, x);
   if (out.numel() == 0) return out;
+  const GpuLaunch launch(op, x);
   if (!gpu::has_quantizer(type.id)) {
+    // What the reference copies from the host would be gone when a graph replays.
+    if (gpu::is_captured(launch.stream())) {
+      fail(op, type.name, " has no GPU kernel, and its reference cannot be captured in a graph");
+    }
     torch::stable::copy_(out, quantize_by_reference(x, qtype));
     return out;
   }
-  const GpuLaunch launch(op, x);
   const GpuRows rows(x);
   launch.done(gpu::quantize(type.id, gpu_dtype(x), rows.data(), &rows.layout, rows.count,
                             x.size(x.dim() - 1), out.mutable_data_ptr(), launch.stream()));

@@ -87,12 +87,6 @@ def _fallback(
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
         if value_check is not None and device.type == "cpu":
             value_check(*args, **kwargs)
-        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            # What it copies from the host would be gone when the graph replays.
-            raise RuntimeError(
-                f"{NAMESPACE}::{name} has no {device.type} kernel {missing}, and its reference "
-                "cannot be captured in a graph"
-            )
         if device.type not in warned:
             warned.add(device.type)
             warnings.warn(
