@@ -89,6 +89,11 @@ hipError_t hipGetDevice(int* device) {
   *device = 0;
   return hipSuccess;
 }
+hipError_t hipStreamIsCapturing(hipStream_t, hipStreamCaptureStatus* status) {
+  *status = hipStreamCaptureStatusNone;
+  return hipSuccess;
+}
+
 hipError_t hipDeviceGetAttribute(int* value, hipDeviceAttribute_t attribute, int) {
   switch (attribute) {
     case hipDeviceAttributeWarpSize:
