@@ -86,7 +86,7 @@ def watch(sanitizer: str, tool: str, seconds: float) -> dict[str, Any]:
         "exit": code,
         "seconds": round(time.monotonic() - start, 1),
         "made": json.loads(calls) if calls else None,
-        "log": log[-20000:],
+        "log": log if len(log) <= 40_000 else log[:20_000] + log[-20_000:],  # the first error, too
     }
 
 

@@ -38,7 +38,11 @@ def on_gpu(value: Any) -> Any:
     """The same view of a copy of a tensor's whole memory."""
     if not isinstance(value, Tensor):
         return value
-    storage: Any = value.untyped_storage().cuda()
+    host: Any = value.untyped_storage()
+    # Products copy whole groups of 16 bytes; memory of a card never ends within one.
+    memory = torch.zeros(-(-host.nbytes() // 16) * 16, dtype=torch.uint8)
+    memory[: host.nbytes()] = torch.empty(0, dtype=torch.uint8).set_(host, 0, (host.nbytes(),))
+    storage: Any = memory.untyped_storage().cuda()
     view = torch.empty(0, dtype=value.dtype, device="cuda")
     return view.set_(storage, value.storage_offset(), value.shape, value.stride())
 
