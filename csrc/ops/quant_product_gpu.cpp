@@ -1,8 +1,8 @@
 // Registers quant_matmul and quant_matmul_transposed for the GPU.
 //
-// A product of one or two rows is a matvec with integer dot products, one of up to 16 runs on integer
-// matrix units, one of some more on float16 ones with weights decoded in registers. Others expand
-// the weight, part by part, into a bounded scratch tensor for the vendor's GEMM.
+// A product of one or two rows is a matvec with integer dot products, one of up to 16 runs on
+// integer matrix units, one of some more on float16 ones with weights decoded in registers. Others
+// expand the weight, part by part, into a bounded scratch tensor for the vendor's GEMM.
 #include "ops/quant_product_gpu.h"
 
 #include <algorithm>
@@ -159,10 +159,8 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
 
 }  // namespace
 
-constexpr int64_t kRoundedRows = gpu::kMaxMultirowRows;
-
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
-  return type.is_quantized() && !exact() && rows <= kRoundedRows && k > 0 &&
+  return type.is_quantized() && !exact() && rows <= gpu::kMaxMultirowRows && k > 0 &&
          k <= gpu::kMaxMatvecCols;
 }
 
