@@ -95,18 +95,11 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
   __shared__ __align__(16) T weights[kDecodeRows * Shape::kStride];
   __shared__ float largest_of[kDecodeWaves][kDecodeRows], sum_of[kDecodeWaves][kDecodeRows];
 
-  const Work work = work_of(call, plan, blockIdx.x);
+  const DecodeShare share(call, plan, kStepKeys);
+  const Work& work = share.work;
+  const KeyRange& range = share.range;
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;
-  const int first_row = work.tile * kDecodeRows;
-  const int rows = plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows;
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
-  const int length = sequence_length(call, work.batch);
-  const int first_query = first_row / plan.group;
-  const int last_query = (first_row + rows - 1) / plan.group;
-  KeyRange range = tile_keys(call, length, first_query, last_query);
-  range.begin -= range.begin % kStepKeys;
-  range = split_keys(range, work.split, plan.splits, kStepKeys);
-  const KeyRange common = common_keys(call, length, first_query, last_query);
 
   const ScoreRule rule(call);
   Scoring scoring[kLaneQueries];
@@ -114,14 +107,12 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
   const uint16_t* queries[kLaneQueries];
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
-    // Rows that there are not are those of the last one, and never written.
-    const int own = lane_query(lane, i), passed = query_row(lane, i);
-    const int row = first_row + (own < rows ? own : rows - 1);
-    scoring[i] = scoring_of(call, plan, length, work.kv_head, row);
+    const int row = share.row_at(lane_query(lane, i));
+    scoring[i] = scoring_of(call, plan, share.length, work.kv_head, row);
     const float2 start = first_stats(call, plan, work.kv_head, row, work.split);
     largest[i] = start.x;
     sum[i] = wave == 0 && lane_part(lane) == 0 ? start.y : 0.0f;
-    const int passed_row = first_row + (passed < rows ? passed : rows - 1);
+    const int passed_row = share.row_at(query_row(lane, i));
     queries[i] = static_cast<const uint16_t*>(call.q) +
                  query_offset(call, plan, work.batch, work.kv_head, passed_row);
   }
@@ -221,7 +212,7 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
       }
     }
 
-    const bool whole = first >= common.begin && first + kStepKeys <= common.end;
+    const bool whole = first >= share.common.begin && first + kStepKeys <= share.common.end;
 #pragma unroll
     for (int e = 0; e < kAccElements; ++e) {
       const int key = first + 16 * wave + element_other(lane, e);
@@ -307,9 +298,9 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
     float total = 0.0f;
 #pragma unroll
     for (int w = 0; w < kDecodeWaves; ++w) total += sum_of[w][row];
-    if (row >= rows) continue;
+    if (row >= share.rows) continue;
     const float2 stats = make_float2(largest[i], total);
-    ResultRow result(call, plan, partials, work, first_row + row, stats,
+    ResultRow result(call, plan, partials, work, share.first_row + row, stats,
                      wave == 0 && lane_part(lane) == 0);
 #pragma unroll
     for (int u = 0; u < Shape::kWaveTiles; ++u) {

@@ -146,31 +146,21 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
   __shared__ const uint8_t* tables[Shape::kWaves][2 * kRowsStaged];
   __shared__ float2 stats_of[Shape::kWaves][kDecodeRows];
 
-  const Work work = work_of(call, plan, blockIdx.x);
+  const DecodeShare share(call, plan, kRowsStaged);
+  const Work& work = share.work;
+  const KeyRange& range = share.range;
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;
-  const int first_row = work.tile * kDecodeRows;
-  const int rows = plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows;
   const int head_dim = static_cast<int>(call.head_dim), dims = static_cast<int>(call.value_dim);
-  const int length = sequence_length(call, work.batch);
-  const int first_query = first_row / plan.group;
-  const int last_query = (first_row + rows - 1) / plan.group;
-  KeyRange range = tile_keys(call, length, first_query, last_query);
-  range.begin -= range.begin % kRowsStaged;
-  range = split_keys(range, work.split, plan.splits, kRowsStaged);
-  const KeyRange common = common_keys(call, length, first_query, last_query);
-
-  // Rows that there are not are those of the last one, and never written.
-  const auto row_at = [&](int row) { return first_row + (row < rows ? row : rows - 1); };
   const ScoreRule rule(call);
   Softmax softmax;
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
     const float2 none = make_float2(kNoScore, 0.0f);
-    const int row = row_at(lane_query(lane, i));
+    const int row = share.row_at(lane_query(lane, i));
     softmax.start(i, wave == 0 ? first_stats(call, plan, work.kv_head, row, work.split) : none);
   }
   const auto scoring = [&](int i) {
-    return scoring_of(call, plan, length, work.kv_head, row_at(lane_query(lane, i)));
+    return scoring_of(call, plan, share.length, work.kv_head, share.row_at(lane_query(lane, i)));
   };
 
   const RowCopier<Format, kBucket> copier(call, work, range.end, tables[wave]);
@@ -193,7 +183,7 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
     for (int w = 0; w < 4; ++w) {
       const auto* query =
           static_cast<const uint16_t*>(call.q) +
-          query_offset(call, plan, work.batch, work.kv_head, row_at(lane_query(lane, w % 2)));
+          query_offset(call, plan, work.batch, work.kv_head, share.row_at(lane_query(lane, w % 2)));
       const int dim = Fragments::key_dim(s / kGroupSteps, lane % 4, s % kGroupSteps, w / 2);
       step.words[w] = 0;
       if (dim < head_dim) {
@@ -249,7 +239,7 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
     }
 
     const int first = first_key(step);
-    const bool whole = first >= common.begin && first + kRowsStaged <= common.end;
+    const bool whole = first >= share.common.begin && first + kRowsStaged <= share.common.end;
     float factors[kLaneQueries];
     softmax_tile(rule, scoring, first, whole, scores, softmax, factors);
     if (rises(factors)) {
@@ -295,7 +285,7 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
     const int row = lane_query(lane, i);
-    if (row >= rows) continue;
+    if (row >= share.rows) continue;
     const float factor = rescale(softmax.largest[i], largest_of(row));
     float* to = merged + (wave * kDecodeRows + row) * Shape::kResultStride;
 #pragma unroll
@@ -308,15 +298,15 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
     }
   }
   __syncthreads();
-  for (int row = wave; row < rows; row += Shape::kWaves) {
+  for (int row = wave; row < share.rows; row += Shape::kWaves) {
     const float largest = largest_of(row);
     float total = 0.0f;
 #pragma unroll
     for (int w = 0; w < Shape::kWaves; ++w) {
       total += stats_of[w][row].y * rescale(stats_of[w][row].x, largest);
     }
-    const ResultRow result(call, plan, partials, work, first_row + row, make_float2(largest, total),
-                           lane == 0);
+    const ResultRow result(call, plan, partials, work, share.first_row + row,
+                           make_float2(largest, total), lane == 0);
     for (int dim = 2 * lane; dim < dims; dim += 2 * kWaveSize) {
       float low = 0.0f, high = 0.0f;
 #pragma unroll

@@ -42,6 +42,32 @@ __device__ __forceinline__ int element_other(int lane, int e) {
   return kQueryIsColumn ? acc_row(lane, e) : acc_col(lane, e);
 }
 
+// What a block of few query rows works at: rows [first_row, first_row + rows) of a key head, whose
+// sequence has `length` keys, and the keys of its split, cut at multiples of `granule`.
+struct DecodeShare {
+  Work work;
+  int first_row, rows, length;
+  KeyRange range, common;  // common: keys that all rows see
+
+  __device__ __forceinline__ DecodeShare(const AttentionCall& call, const AttentionPlan& plan,
+                                         int granule)
+      : work(work_of(call, plan, blockIdx.x)),
+        first_row(work.tile * kDecodeRows),
+        rows(plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows),
+        length(sequence_length(call, work.batch)) {
+    const int first_query = first_row / plan.group;
+    const int last_query = (first_row + rows - 1) / plan.group;
+    range = tile_keys(call, length, first_query, last_query);
+    range.begin -= range.begin % granule;
+    range = split_keys(range, work.split, plan.splits, granule);
+    common = common_keys(call, length, first_query, last_query);
+  }
+  // Rows that there are not are those of the last one, and never written.
+  __device__ __forceinline__ int row_at(int row) const {
+    return first_row + (row < rows ? row : rows - 1);
+  }
+};
+
 template <typename T>
 __device__ __forceinline__ void multiply_add(Tile& tile, const Span<T> (&queries)[kLaneQueries],
                                              const Span<T> (&others)[kLaneQueries]) {

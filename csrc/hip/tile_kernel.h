@@ -112,7 +112,8 @@ constexpr int tile_lds_bytes() {
 template <class T, class View, int kChunk>
 __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     tile_kernel(TileArgs args) {
-  constexpr int kThreads = kTileWaves * kWaveSize;
+  using X = TileStages<T, kChunk>;
+  constexpr int kThreads = X::kThreads;
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
   constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
@@ -149,7 +150,6 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
 
   // x passes through LDS, for all waves of the block: [buffer][part][phase][slot], of which each is
   // a span of every row. A phase is a group of a turn.
-  using X = TileStages<T, kChunk>;
   constexpr int kPhases = X::kPhases, kStage = X::kStage;
   extern __shared__ uint4 memory[];
   __half* const staged = reinterpret_cast<__half*>(memory);
