@@ -148,7 +148,7 @@ class _Load:
                         self._subject = file, info
         scratch = 0
         if largest:
-            scratch = round_up(max(round_up(largest), min(self._size.scratch_bytes, total)))
+            scratch = round_up(max(largest, min(self._size.scratch_bytes, total)))
         self._link.reserve(scratch + needed)
         if scratch:
             self._scratch = Scratch(self._link, scratch)
