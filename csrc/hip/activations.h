@@ -55,57 +55,43 @@ struct LdsActivations {
     return residuals[row * (slots / T::kSpan) + lane_slot<kUnits>(chunk, lane, unit)];
   }
 
-  // What a thread has loaded of each row.
-  struct Loaded {
-    LoadedWords rows[kRows];
-  };
-  static constexpr int kFetched = 5 - kRows;  // of them under way
-
-  // fetch() and fill(), by all threads of a block, who then have to meet: x [kRows, cols] is
-  // contiguous. Between the two its first values are on their way.
-  static __device__ __forceinline__ void fetch(DType dtype, const void* x, int cols,
-                                               Loaded (&loaded)[kFetched]) {
+  // fetch() and fill(), by all threads of a block, who then have to meet: rows as matvec_rows.h has
+  // them, of `cols` columns. Between the two the first values are on their way.
+  template <class Rows>
+  static __device__ __forceinline__ void fetch(const Rows& rows, int cols,
+                                               typename Rows::Loaded (&loaded)[Rows::kFetched]) {
 #pragma unroll
-    for (int i = 0; i < kFetched; ++i) {
-      loaded[i] = load(dtype, x, cols, kRoundedAtOnce * (threadIdx.x + i * blockDim.x));
+    for (int i = 0; i < Rows::kFetched; ++i) {
+      loaded[i] = rows.load(cols, kRoundedAtOnce * (threadIdx.x + i * blockDim.x));
     }
   }
-  __device__ __forceinline__ void fill(Loaded (&loaded)[kFetched], DType dtype, const void* x,
-                                       int cols) const {
+  template <class Rows>
+  __device__ __forceinline__ void fill(Rows& rows, int cols,
+                                       typename Rows::Loaded (&loaded)[Rows::kFetched]) const {
     // Whole waves go round, for the shuffles.
     const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
     int first = kRoundedAtOnce * kWaveSize * wave;
 #pragma unroll 1
     while (first < cols) {
+      const int col = first + kRoundedAtOnce * lane;
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
         float values[kRoundedAtOnce];
-        values_of(dtype, loaded[0].rows[row], values);
+        rows.take(loaded[0], row, cols, col, values);
         Rounding<T> rounded(values);
         if constexpr (kHasDot<T>) rounded.arrange_for_dot();
-        const int col = first + kRoundedAtOnce * lane;
         if (col < cols) store(row, col, rounded);
       }
 #pragma unroll
-      for (int i = 0; i + 1 < kFetched; ++i) loaded[i] = loaded[i + 1];
+      for (int i = 0; i + 1 < Rows::kFetched; ++i) loaded[i] = loaded[i + 1];
       const int step = kRoundedAtOnce * static_cast<int>(blockDim.x);
-      loaded[kFetched - 1] = load(dtype, x, cols, first + kFetched * step + kRoundedAtOnce * lane);
+      loaded[Rows::kFetched - 1] =
+          rows.load(cols, first + Rows::kFetched * step + kRoundedAtOnce * lane);
       first += step;
     }
   }
 
  private:
-  // Values from `col` on; zeros beyond the rows.
-  static __device__ __forceinline__ Loaded load(DType dtype, const void* x, int cols, int col) {
-    Loaded loaded = {};
-    if (col >= cols) return loaded;
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      loaded.rows[row] = load_words_of(dtype, x, static_cast<int64_t>(row) * cols + col);
-    }
-    return loaded;
-  }
-
   __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
     const PlaceInSteps<T> at(col);
     uint4* const to = codes + row * slots;

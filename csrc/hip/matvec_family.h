@@ -5,10 +5,10 @@
 
 namespace rocmforge::gpu {
 
-// matvec, or matvec_gated if `gated`.
-Status matvec_simple(const MatvecCall& call, bool gated, Activation act);
-Status matvec_k(const MatvecCall& call, bool gated, Activation act);
-Status matvec_grid(const MatvecCall& call, bool gated, Activation act);
-Status matvec_small(const MatvecCall& call, bool gated, Activation act);
+// matvec, or matvec_gated if `gated`; norm may be null.
+Status matvec_simple(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
+Status matvec_k(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
+Status matvec_grid(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
+Status matvec_small(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
 
 }  // namespace rocmforge::gpu

@@ -3,8 +3,8 @@
 
 namespace rocmforge::gpu {
 
-Status matvec_grid(const MatvecCall& call, bool gated, Activation act) {
-  return matvec_of<GridQuants>(call, gated, act);
+Status matvec_grid(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+  return matvec_of<GridQuants>(call, gated, act, norm);
 }
 
 }  // namespace rocmforge::gpu

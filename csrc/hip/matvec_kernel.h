@@ -10,7 +10,7 @@
 #include "hip/activations.h"
 #include "hip/dispatch.h"
 #include "hip/gates.h"
-#include "hip/matvec.h"
+#include "hip/matvec_rows.h"
 #include "hip/quants/supply.h"
 #include "hip/reduce.h"
 #include "hip/typed_memory.h"
@@ -139,8 +139,8 @@ __device__ __forceinline__ void store_pair(const MatvecArgs& args, int pair, int
   store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
 }
 
-template <class T, class View, int M>
-__global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
+template <class T, class View, int M, class Rows>
+__device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows) {
   using X = LdsActivations<T, M>;
   constexpr int kAhead = kMatvecAhead<T, View>, kChunks = kStageChunks<T>;
   extern __shared__ uint4 lds[];
@@ -183,20 +183,36 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   if (begun) load(0);
   LdsTables<T>::fill(table_words);  // behind all weights its words would be waited for longest
   follow_previous();
-  typename X::Loaded loaded[X::kFetched];
-  X::fetch(args.dtype, args.x, args.cols, loaded);
+  typename Rows::Loaded loaded[Rows::kFetched];
+  X::fetch(rows, args.cols, loaded);
   if (!begun) load(0);
 #pragma unroll
   for (int a = 1; a < kAhead; ++a) load(a);
 
   rest = lds_address(rest);
   const X x(rest, args.cols);
-  x.fill(loaded, args.dtype, args.x, args.cols);
+  x.fill(rows, args.cols, loaded);
+  constexpr int kSums = M * kPair;
+  auto* shares = reinterpret_cast<float (*)[kSums]>(rest + X::bytes_for(args.cols));
+  [[maybe_unused]] float* const squares = shares[waves];  // [waves]
+  if constexpr (Rows::kNorms) {
+    const float own = wave_sum(rows.squares);
+    if (lane == 0) squares[wave] = own;
+  }
   __syncthreads();
   const LdsTables<T> tables(table_words);
+  [[maybe_unused]] float factor = 1.0f;
+  if constexpr (Rows::kNorms) {
+    float sum = 0.0f;
+    for (int i = 0; i < waves; ++i) sum += squares[i];
+    factor = rsqrtf(sum / static_cast<float>(args.cols) + rows.norm.eps);
+  }
 
-  constexpr int kSums = M * kPair;
   float sums[kSums] = {};
+  const auto finish = [&](int pair, float sum) {
+    if constexpr (Rows::kNorms) sum *= factor;
+    store_pair<M>(args, pair, lane, sum);
+  };
   const auto work = [&](int a) {
     if (at.pair >= args.pairs) return;
     supply.wait(a);
@@ -213,7 +229,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
     const int pair = at.pair;
     next(at);
     if (at.pair == pair || parts > 1) return;
-    store_pair<M>(args, pair, lane, wave_sums(sums, lane));
+    finish(pair, wave_sums(sums, lane));
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
   };
@@ -221,21 +237,32 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   if (parts == 1) return;
 
   // Waves that share a pair: there is one round, and the first of them adds up.
-  auto* shares = reinterpret_cast<float (*)[kSums]>(rest + X::bytes_for(args.cols));
   float sum = wave_sums(sums, lane);
   if (lane < kSums) shares[wave][lane] = sum;
   __syncthreads();
   const int pair = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
   if (part != 0 || pair >= args.pairs) return;
   for (int p = 1; p < parts; ++p) sum += shares[wave + p][lane % kSums];
-  store_pair<M>(args, pair, lane, sum);
+  finish(pair, sum);
 }
 
-// LDS of a block of so many waves.
+template <class T, class View, int M>
+__global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel(MatvecArgs args) {
+  multiply_rows<T, View, M>(args, PlainRows<M>{args.dtype, args.x});
+}
+
+template <class T>
+__global__ void __launch_bounds__((kMatvecThreads<T, PackedView<T>, 1>), 1)
+    normed_matvec_kernel(MatvecArgs args, MatvecNorm norm) {
+  const NormedRow row = {args.dtype, args.x, norm, blockIdx.x == 0, 0.0f};
+  multiply_rows<T, PackedView<T>, 1>(args, row);
+}
+
+// LDS of a block of so many waves. A norm takes 4 bytes a wave more, for all that is known here.
 template <class T, class View, int M>
 constexpr int64_t matvec_lds_bytes(int cols, int waves) {
   return LdsActivations<T, M>::bytes_for(cols) + 4 * LdsTables<T>::kWords +
-         waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M);
+         waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M + 4);
 }
 
 // Threads of a block: fewer than the most where long rows leave no LDS for more.
@@ -248,7 +275,7 @@ int matvec_threads(int cols) {
 }
 
 template <class T, class View, int M>
-void launch_view(MatvecArgs args, Stream stream) {
+void launch_view(MatvecArgs args, const MatvecNorm* norm, Stream stream) {
   const int threads = matvec_threads<T, View, M>(args.cols);
   const int lanes = device_wave_size(), waves = threads / lanes;
   const int units = device_compute_units();
@@ -266,11 +293,16 @@ void launch_view(MatvecArgs args, Stream stream) {
        parts *= 2) {
     ++args.parts_log2;
   }
-  const auto kernel = matvec_kernel<T, View, M>;
   const auto bytes = static_cast<int>(matvec_lds_bytes<T, View, M>(args.cols, waves));
-  allow_lds(kernel, bytes);
-  launch_early(kernel, static_cast<unsigned>(blocks), threads, bytes,
-               static_cast<gpuStream_t>(stream), args);
+  const auto launch = [&](auto kernel, const auto&... arguments) {
+    allow_lds(kernel, bytes);
+    launch_early(kernel, static_cast<unsigned>(blocks), threads, bytes,
+                 static_cast<gpuStream_t>(stream), arguments...);
+  };
+  if constexpr (M == 1 && std::is_same_v<View, PackedView<T>>) {
+    if (norm) return launch(normed_matvec_kernel<T>, args, *norm);
+  }
+  launch(matvec_kernel<T, View, M>, args);
 }
 
 template <class T, class View, int M>
@@ -280,13 +312,13 @@ bool fits(int cols) {
 }
 
 template <class T, int M>
-void launch_matvec(const MatvecArgs& args, int layout, Stream stream) {
-  layout == 0 ? launch_view<T, FileView<T>, M>(args, stream)
-              : launch_view<T, PackedView<T>, M>(args, stream);
+void launch_matvec(const MatvecArgs& args, const MatvecNorm* norm, int layout, Stream stream) {
+  layout == 0 ? launch_view<T, FileView<T>, M>(args, norm, stream)
+              : launch_view<T, PackedView<T>, M>(args, norm, stream);
 }
 
 template <class T>
-void launch_passes(const MatvecCall& call, bool gated, Activation act) {
+void launch_passes(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
   const QuantMatrix& w = call.w;
   const int64_t half = w.rows / 2, size = call.dtype == DType::kFloat32 ? 4 : 2;
   MatvecArgs args{};
@@ -304,19 +336,19 @@ void launch_passes(const MatvecCall& call, bool gated, Activation act) {
     args.x = static_cast<const char*>(call.x) + m * w.cols * size;
     args.out = static_cast<char*>(call.out) + m * args.out_cols * size;
     if (two && m + 2 <= call.rows) {
-      launch_matvec<T, 2>(args, w.layout, call.stream);
+      launch_matvec<T, 2>(args, norm, w.layout, call.stream);
       m += 2;
     } else {
-      launch_matvec<T, 1>(args, w.layout, call.stream);
+      launch_matvec<T, 1>(args, norm, w.layout, call.stream);
       m += 1;
     }
   }
 }
 
 template <class Types>
-Status matvec_of(const MatvecCall& call, bool gated, Activation act) {
+Status matvec_of(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
   with_type_of(Types{}, call.w.qtype,
-               [&](auto type) { launch_passes<decltype(type)>(call, gated, act); });
+               [&](auto type) { launch_passes<decltype(type)>(call, gated, act, norm); });
   return launch_status();
 }
 

@@ -3,8 +3,8 @@
 
 namespace rocmforge::gpu {
 
-Status matvec_small(const MatvecCall& call, bool gated, Activation act) {
-  return matvec_of<SmallQuants>(call, gated, act);
+Status matvec_small(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+  return matvec_of<SmallQuants>(call, gated, act, norm);
 }
 
 }  // namespace rocmforge::gpu

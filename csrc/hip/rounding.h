@@ -58,6 +58,37 @@ __device__ __forceinline__ void values_of(DType dtype, const LoadedWords& loaded
   }
 }
 
+// Values as they are stored.
+__device__ __forceinline__ LoadedWords words_of(DType dtype,
+                                                const float (&values)[kRoundedAtOnce]) {
+  LoadedWords words = {};
+#pragma unroll
+  for (int i = 0; i < kRoundedAtOnce; ++i) {
+    if (dtype == DType::kFloat32) {
+      words.words[i] = __float_as_uint(values[i]);
+    } else if (i % 2 == 0) {
+      words.words[i / 2] = dtype == DType::kFloat16
+                               ? pack_pair<__half>(values[i], values[i + 1])
+                               : pack_pair<gpu_bfloat16>(values[i], values[i + 1]);
+    }
+  }
+  return words;
+}
+
+// To element `at` of `out` on, a multiple of kRoundedAtOnce; `out` is 16-byte aligned.
+__device__ __forceinline__ void store_words_of(DType dtype, void* out, int64_t at,
+                                               const LoadedWords& loaded) {
+  const uint32_t (&words)[kRoundedAtOnce] = loaded.words;
+  if (dtype == DType::kFloat32) {
+    auto* to = reinterpret_cast<uint4*>(static_cast<uint32_t*>(out) + at);
+    to[0] = {words[0], words[1], words[2], words[3]};
+    to[1] = {words[4], words[5], words[6], words[7]};
+  } else {
+    auto* to = reinterpret_cast<uint4*>(static_cast<uint16_t*>(out) + at);
+    *to = {words[0], words[1], words[2], words[3]};
+  }
+}
+
 // What products with weights of type T need of x beside the codes, for every unit: kSpan groups of
 // 16 in a row of one scale (and minimum).
 template <class T>

@@ -1,4 +1,5 @@
-// Registers norm_quant_matmul for the GPU: the norm's kernel, then the product's.
+// Registers norm_quant_matmul for the GPU. The kernel of the product norms one row on the way where
+// weights are packed; else it is the norm's kernel, then the product's.
 #include <torch/csrc/stable/ops.h>
 
 #include "hip/norm.h"
@@ -43,6 +44,25 @@ Tensor normed_rows(const GpuLaunch& launch, const NormProduct& call, const NormW
   return normed;
 }
 
+// Whether the kernel of the product norms x, too.
+bool norms_on_the_way(const NormProduct& call, const QuantTypeInfo& type, const Weight& weight) {
+  const int64_t k = weight.matrix.cols, rows = k ? call.x.numel() / k : 0;
+  return rows > 0 && !call.x_weight && gpu::matvec_norms(weight.matrix, rows) &&
+         product_kernel(type, rows, k) == ProductKernel::kMatvec;
+}
+
+void normed_product(const GpuLaunch& launch, const NormProduct& call, const NormWeight& weight,
+                    const Weight& matrix, Tensor& out, Tensor& total) {
+  std::optional<Tensor> residual, shifts;
+  if (call.residual) residual = torch::stable::contiguous(*call.residual);
+  if (call.bias) shifts = torch::stable::contiguous(*call.bias);
+  std::optional<gpu::Activation> act;
+  if (call.gated()) act = gate_of(call.act);
+  const gpu::MatvecNorm norm{residual ? residual->const_data_ptr() : nullptr, weight.data,
+                             weight.dtype, call.eps, total.mutable_data_ptr()};
+  rounded_product(launch, call.x, matrix, act, shifts ? &*shifts : nullptr, out, &norm);
+}
+
 std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result& total_result,
                                              const Tensor& x, const std::optional<Tensor>& weight,
                                              double eps, const Tensor& qweight, int64_t qtype,
@@ -59,9 +79,13 @@ std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result&
   if (out.numel() == 0 && total.numel() == 0) return {out, total};
   const GpuLaunch launch(kNormProductOp, x);
   const NormWeight scale(weight), x_scale(x_weight);
+  const Weight matrix = weight_of(qweight, type, layout);
+  if (out.numel() != 0 && norms_on_the_way(call, type, matrix)) {
+    normed_product(launch, call, scale, matrix, out, total);
+    return {out, total};
+  }
   const Tensor normed = normed_rows(launch, call, scale, x_scale, total);
   if (out.numel() == 0) return {out, total};
-  const Weight matrix = weight_of(qweight, type, layout);
   if (call.gated()) {
     gated_product(launch, normed, matrix, type, act, bias, out);
   } else {

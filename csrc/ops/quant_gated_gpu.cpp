@@ -28,6 +28,10 @@ void gate_product(const GpuLaunch& launch, const Tensor& product, const std::str
 
 }  // namespace
 
+gpu::Activation gate_of(const std::string& act) {
+  return act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu;
+}
+
 void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                    const QuantTypeInfo& type, const std::string& act,
                    const std::optional<Tensor>& bias, Tensor& out) {
@@ -35,8 +39,7 @@ void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   if (rounds_activations(type, rows, weight.matrix.cols)) {
     std::optional<Tensor> shifts;
     if (bias) shifts = torch::stable::contiguous(*bias);
-    const auto gate = act == "silu" ? gpu::Activation::kSilu : gpu::Activation::kGelu;
-    return rounded_product(launch, x, weight, gate, shifts ? &*shifts : nullptr, out);
+    return rounded_product(launch, x, weight, gate_of(act), shifts ? &*shifts : nullptr, out);
   }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);

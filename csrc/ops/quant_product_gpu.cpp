@@ -9,7 +9,6 @@
 #include <array>
 
 #include "hip/dequantize.h"
-#include "hip/matvec.h"
 #include "hip/multirow.h"
 #include "hip/tile.h"
 #include "ops/control.h"
@@ -172,7 +171,8 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
 }
 
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out) {
+                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
+                     const gpu::MatvecNorm* norm) {
   const Tensor input = torch::stable::contiguous(x);
   const int64_t rows = x.numel() / weight.matrix.cols;
   const auto* const shifts = bias ? bias->const_data_ptr() : nullptr;
@@ -181,7 +181,7 @@ void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& wei
     const gpu::MatvecCall call{
         weight.matrix,  input.const_data_ptr(), rows,           shifts,         shift_type,
         gpu_dtype(out), out.mutable_data_ptr(), weight.at_rest, launch.stream()};
-    return launch.done(act ? gpu::matvec_gated(call, *act) : gpu::matvec(call));
+    return launch.done(act ? gpu::matvec_gated(call, *act, norm) : gpu::matvec(call, norm));
   }
   const Tensor workspace = torch::stable::new_empty(
       x, std::vector<int64_t>{gpu::multirow_workspace_bytes(rows, weight.matrix.cols)},

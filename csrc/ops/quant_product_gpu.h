@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "hip/activation.h"
+#include "hip/matvec.h"
 #include "ops/quant_gpu.h"
 
 namespace rocmforge {
@@ -20,8 +20,13 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k);
 
 // The product with x rounded to 8 bits, gated if there is an `act`; bias is contiguous or null.
+// With a norm, that of x after it: where the kernel is kMatvec and gpu::matvec_norms().
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out);
+                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
+                     const gpu::MatvecNorm* norm = nullptr);
+
+// silu or gelu.
+gpu::Activation gate_of(const std::string& act);
 
 // out [..., n] = x [..., k] . weight' + bias [n], of arguments that check_product accepted; out is
 // contiguous, not empty, and of x's dtype, or float32 where exact() asks for that arithmetic.

@@ -21,6 +21,9 @@ from ..nn import (
     RotaryEmbedding,
     Step,
     attention_mask,
+    is_looked_at,
+    normed_input,
+    total_of,
     uncached_step,
 )
 from ..nn.kv_cache import CachedLayers
@@ -159,16 +162,16 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor, Norm | None]:
         """delta_norm(delta) [B, T, C], to be added to residual [B, T, C] first -> the next delta,
         residual and delta_norm."""
-        if residual is None:
-            x, residual = self.attn_norm(delta), delta
-        else:
-            x, residual = self.attn_norm.add(delta, residual, delta_norm)
-        delta, delta_norm = self._scaled(self.attn(x, step, cache), self.attn_post_norm)
-        if self.ffn_norm is None:  # side by side, which goes without post norms
+        block = None if self.ffn_norm is None else self.attn
+        x, total = normed_input(self.attn_norm, delta, residual, delta_norm, block)
+        attended = self.attn(x, step, cache)
+        residual = total_of(x, total)
+        delta, delta_norm = self._scaled(attended, self.attn_post_norm)
+        if self.ffn_norm is None:  # side by side: both read x, and there are no post norms
             return delta + self._scaled(self.mlp(x), None)[0], residual, None
-        x, residual = self.ffn_norm.add(delta, residual, delta_norm)
+        x, total = normed_input(self.ffn_norm, delta, residual, delta_norm, self.mlp)
         delta, delta_norm = self._scaled(self.mlp(x), self.ffn_post_norm)
-        return delta, residual, delta_norm
+        return delta, total_of(x, total), delta_norm
 
     def _scaled(self, x: Tensor, norm: Norm | None) -> tuple[Tensor, Norm | None]:
         """A delta and its norm, which cannot wait where a scale follows it."""
@@ -186,13 +189,7 @@ def added(delta: Tensor, residual: Tensor | None, delta_norm: Norm | None = None
 def hands_on(layer: nn.Module) -> TypeGuard[DecoderLayer]:
     """Whether a layer may hand on its last addition: it is ours as it was built, and no hook looks
     at what goes into or out of it."""
-    return (
-        type(layer) is DecoderLayer
-        and layer._compiled_call_impl is None
-        and "forward" not in layer.__dict__
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
-        and not (layer._backward_hooks or layer._backward_pre_hooks)
-    )
+    return type(layer) is DecoderLayer and not is_looked_at(layer)
 
 
 class Decoder(nn.Module):

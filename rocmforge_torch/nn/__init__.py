@@ -10,6 +10,7 @@ from .linear import QuantLinear
 from .mask import attention_mask
 from .mlp import MLP, GatedMLP
 from .norm import LayerNorm, NoNorm, Norm, RMSNorm
+from .normed_input import BlindHook, Normed, is_looked_at, normed_input, total_of
 from .projections import Projections
 from .quantize import quantize_
 from .rope import RopeConfig, RotaryEmbedding
@@ -19,11 +20,13 @@ __all__ = [
     "MLP",
     "Attention",
     "AttentionCore",
+    "BlindHook",
     "GatedMLP",
     "KVCache",
     "LayerNorm",
     "NoNorm",
     "Norm",
+    "Normed",
     "Projections",
     "QuantEmbedding",
     "QuantGatedLinear",
@@ -34,7 +37,10 @@ __all__ = [
     "SamplingRows",
     "Step",
     "attention_mask",
+    "is_looked_at",
+    "normed_input",
     "quantize_",
     "sample",
+    "total_of",
     "uncached_step",
 ]

@@ -10,6 +10,7 @@ from ..ops import reference
 from .kv_cache import Step
 from .linear import QuantLinear
 from .norm import Norm, RMSNorm
+from .normed_input import Block, Normed
 from .projections import Projections
 from .rope import RotaryEmbedding
 
@@ -58,7 +59,7 @@ class AttentionCore(nn.Module):
         return f"scale={self.scale:.4g}, window={self.window}, softcap={self.softcap}"
 
 
-class Attention(nn.Module):
+class Attention(Block):
     """Grouped-query attention with rotary positions, over a cache or over its own tokens.
 
     `qkv` holds the projections of query, key and value: three, or fewer where neighbours are one
@@ -94,7 +95,9 @@ class Attention(nn.Module):
         self.splits = self._splits()
         self.core = AttentionCore(scale, window, softcap)
 
-    def forward(self, x: Tensor, step: Step, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x: Tensor | Normed, step: Step, cache: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         """x [B, T, C] -> [B, T, C]; cache: k and v [B, S, Hkv, D], written to."""
         q, k, v = self._project(x)
         rope, positions, context = self.rope, step.positions, step.context
@@ -122,7 +125,11 @@ class Attention(nn.Module):
         sizes = [self.sizes] if len(self.qkv) == 1 else self.qkv.rows
         return [list(rows) for rows in sizes]
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def input_layer(self) -> nn.Module | None:
+        """The one that reads x, if there is only one."""
+        return self.qkv[0] if len(self.qkv) == 1 else None
+
+    def _project(self, x: Tensor | Normed) -> tuple[Tensor, Tensor, Tensor]:
         """Query [B, T, Hq, D], key and value [B, T, Hkv, D], before their norms."""
         parts = [projection(x) for projection in self.qkv]
         if len(parts) < 3:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .linear import QuantLinear
+
+if TYPE_CHECKING:
+    from .normed_input import Normed
 
 quant_matmul_gated = torch.ops.rocmforge.quant_matmul_gated.default
 
@@ -22,8 +27,10 @@ class QuantGatedLinear(QuantLinear):
         super().__init__(linear.qweight, linear.qtype, linear.bias, linear.layout)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Normed) -> Tensor:
         """x [..., in_features] -> [..., out_features / 2], in x's dtype."""
+        if not isinstance(x, Tensor):
+            return x.multiply(self, self.activation)
         buffers = self._buffers  # as in QuantLinear
         return quant_matmul_gated(
             x, buffers["qweight"], self.qtype, self.activation, buffers["bias"], self.layout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from .. import ops  # noqa: F401  (registers the operators)
 from ..quant_types import quant_type, row_elements
 from ..tensor import GGUFTensor
 from .blocks import as_blocks
+
+if TYPE_CHECKING:
+    from .normed_input import Normed
 
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
 pack_weight = torch.ops.rocmforge.pack_weight.default
@@ -70,8 +73,10 @@ class QuantLinear(nn.Module):
         """The weight as a tensor [out_features, in_features], its blocks shared with `qweight`."""
         return GGUFTensor(self.qweight, self.qtype, layout=self.layout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Normed) -> Tensor:
         """x [..., in_features] -> [..., out_features], in x's dtype."""
+        if not isinstance(x, Tensor):
+            return x.multiply(self, "none")
         buffers = self._buffers  # faster than the attributes, and this is the hot path
         return quant_matmul(x, buffers["qweight"], self.qtype, buffers["bias"], self.layout)
 

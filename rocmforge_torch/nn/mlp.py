@@ -11,6 +11,7 @@ from torch.nn import functional
 from .. import ops  # noqa: F401  (registers the operators)
 from .gated import QuantGatedLinear
 from .linear import QuantLinear
+from .normed_input import Block, Normed
 from .projections import Projections
 
 
@@ -25,7 +26,7 @@ GATED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(Block):
     """down(act(gate(x)) * up(x)), with gate and up apart or in one matrix (gate rows first)."""
 
     def __init__(self, gate_up: list[QuantLinear], down: QuantLinear, activation: str) -> None:
@@ -42,7 +43,11 @@ class GatedMLP(nn.Module):
             layers[0] = QuantGatedLinear(layers[0], self.activation)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def input_layer(self) -> nn.Module | None:
+        """The one that reads x, if there is only one."""
+        return self.gate_up[0] if len(self.gate_up) == 1 else None
+
+    def forward(self, x: Tensor | Normed) -> Tensor:
         """x [..., C] -> [..., C]."""
         parts = [projection(x) for projection in self.gate_up]
         if isinstance(self.gate_up[0], QuantGatedLinear):
@@ -54,7 +59,7 @@ class GatedMLP(nn.Module):
         return f"activation={self.activation}"
 
 
-class MLP(nn.Module):
+class MLP(Block):
     """down(act(up(x)))."""
 
     def __init__(self, up: QuantLinear, down: QuantLinear, activation: str) -> None:
@@ -63,6 +68,10 @@ class MLP(nn.Module):
         self.down = down
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def input_layer(self) -> nn.Module | None:
+        """The one that reads x."""
+        return self.up
+
+    def forward(self, x: Tensor | Normed) -> Tensor:
         """x [..., C] -> [..., C]."""
         return self.down(self.activation(self.up(x)))

@@ -21,8 +21,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from ..config import config
 from ..extension import product_kernel
 from ..models import CausalLM
-from ..models.decoder import DecoderLayer
-from ..nn import QuantEmbedding, QuantLinear
+from ..nn import BlindHook, QuantEmbedding, QuantLinear
 from ..ops.kernels import kernel_of
 from ..quant_types import quant_type
 from ..ranges import ranges
@@ -150,22 +149,21 @@ def _observed(model: CausalLM, count: int) -> Iterator[tuple[str, str, bool, tup
 
 @contextmanager
 def _named(model: nn.Module) -> Generator[None, None, None]:
-    """Writes the names of modules into the profile. A hook on a layer would make it add up what it
-    hands on to the next one (`hands_on`), so layers have none."""
+    """Writes the names of modules into the profile."""
     ranges: list[Any] = []
 
-    def begin(module: nn.Module, args: Any) -> None:
+    def begin(module: nn.Module) -> None:
         ranges.append(record_function(f"{MODULE}{names[module]}"))
         ranges[-1].__enter__()
 
-    def end(module: nn.Module, args: Any, output: Any) -> None:
+    def end(module: nn.Module) -> None:
         ranges.pop().__exit__(None, None, None)
 
-    names = {m: name for name, m in model.named_modules() if not isinstance(m, DecoderLayer)}
+    names = {module: name for name, module in model.named_modules()}
     with ExitStack() as stack:
         for module in names:
-            stack.callback(module.register_forward_pre_hook(begin).remove)
-            stack.callback(module.register_forward_hook(end).remove)
+            stack.callback(module.register_forward_pre_hook(BlindHook(begin)).remove)
+            stack.callback(module.register_forward_hook(BlindHook(end)).remove)
         yield
 
 

@@ -54,11 +54,13 @@ def assert_is_product(
     row: QuantType,
     qweight: torch.Tensor,
     bias: torch.Tensor | None = None,
+    factor: float = 1.0,
 ) -> None:
-    """The float64 product of the rounded activations, up to float32 sums and one rounding."""
+    """The float64 product of the rounded activations, times a factor, up to float32 sums and one
+    rounding."""
     values = quant_ops.dequantize(qweight, row.id).double()
-    want = product_of_rounded(x, values, middles(row, qweight))
-    size = x.double().abs() @ values.abs().T
+    want = factor * product_of_rounded(x, values, middles(row, qweight))
+    size = factor * x.double().abs() @ values.abs().T
     if bias is not None:
         want, size = want + bias.double(), size + bias.double().abs()
     allowed = 1e-5 * size + torch.finfo(got.dtype).eps * want.abs()

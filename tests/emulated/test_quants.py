@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from emulated_tensors import ARCHS, DTYPE_CODES, from_bits, give, take
 from quantized_products import (
     FAMILY,
@@ -117,8 +118,10 @@ def matvec(
     layout: int,
     bias: torch.Tensor | None = None,
     gate: int | None = None,
+    norm: Struct | None = None,
 ) -> tuple[torch.Tensor, Run]:
-    """The product, or the gated one under the given activation, and what was run."""
+    """The product, or the gated one under the given activation, and what was run. norm: a
+    MatvecNorm, whose total is the second output."""
     rows, cols = len(x), len(qweight) if gate is None else len(qweight) // 2
     run = emulator.launch(
         HIP / f"matvec_{FAMILY[row.name]}.hip",
@@ -139,6 +142,7 @@ def matvec(
             ),
             gate is not None,
             gate or 0,
+            norm,
         ],
     )
     return from_bits(run.outputs[0], x.dtype), run
@@ -201,3 +205,92 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
         x,
         lambda bias, gate: matvec(emulator, arch, row, x, qweight, 0, bias, gate)[0],
     )
+
+
+EPS = 1e-5
+
+
+def normed_matvec(
+    emulator: Emulator,
+    arch: str,
+    row: QuantType,
+    x: torch.Tensor,
+    planes: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    gate: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The product of the normed row, and the total."""
+    norm = Struct(
+        [
+            pointer(give(residual, offset=1)),
+            pointer(give(weight, offset=1)),
+            ("c_int", 0 if weight is None else DTYPE_CODES[weight.dtype]),
+            ("c_float", EPS),
+            pointer(take(tuple(x.shape), x.dtype)),
+        ]
+    )
+    got, run = matvec(emulator, arch, row, x, planes, 1, gate=gate, norm=norm)
+    return got, from_bits(run.outputs[1], x.dtype)
+
+
+def assert_is_normed_product(
+    got: torch.Tensor,
+    total: torch.Tensor,
+    weight: torch.Tensor | None,
+    row: QuantType,
+    qweight: torch.Tensor,
+) -> None:
+    """The norm multiplies what the kernel has summed: nothing is rounded in between."""
+    scaled = total.float() if weight is None else total.float() * weight.float()
+    factor = torch.rsqrt(total.double().square().mean() + EPS)
+    assert_is_product(got, scaled, row, qweight, factor=float(factor))
+
+
+@pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)
+def test_normed_matvec(emulator: Emulator, row: QuantType) -> None:
+    qweight, x = weights_and_x(row, 5, 3, 1)
+    residual, weight = torch.randn_like(x), torch.randn(x.shape[1])
+    planes = pack_weight(qweight, row.id)
+    got, total = normed_matvec(emulator, "gfx1100", row, x, planes, residual, weight)
+    assert torch.equal(total, x + residual)
+    assert_is_normed_product(got, total, weight, row, qweight)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_norms_of_dtypes(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
+    """With and without weights, of either dtype, and residuals; more values than one round of a
+    block's threads takes."""
+    row = named("Q4_0")
+    qweight, x = weights_and_x(row, 3, 33, 1)
+    planes, x = pack_weight(qweight, row.id), x.to(dtype)
+    weights_of = [None, torch.randn(x.shape[1]), torch.randn(x.shape[1]).to(dtype)]
+    for weight, residual in zip(weights_of, [torch.randn_like(x), None, x], strict=True):
+        got, total = normed_matvec(emulator, arch, row, x, planes, residual, weight)
+        assert torch.equal(total, x if residual is None else x + residual)
+        assert_is_normed_product(got, total, weight, row, qweight)
+
+
+@pytest.mark.parametrize("gate", [0, 1])
+def test_gated_normed_matvec(emulator: Emulator, gate: int) -> None:
+    row = named("Q4_K")
+    qweight, x = weights_and_x(row, 10, 2, 1)
+    planes = pack_weight(qweight, row.id)
+    product = normed_matvec(emulator, "gfx1100", row, x, planes, None, None)[0]
+    gates, ups = product.chunk(2, dim=1)
+    got = normed_matvec(emulator, "gfx1100", row, x, planes, None, None, gate)[0]
+    act = F.silu(gates) if gate == 0 else F.gelu(gates, approximate="tanh")
+    torch.testing.assert_close(got, act * ups, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf")])
+def test_norms_keep_what_is_no_number(emulator: Emulator, special: float) -> None:
+    row = named("Q8_0")
+    qweight, x = weights_and_x(row, 3, 1, 1)
+    x[0, 77] = special
+    got, total = normed_matvec(
+        emulator, "gfx1100", row, x, pack_weight(qweight, row.id), None, None
+    )
+    assert not got.isfinite().any()
+    assert torch.equal(total.isfinite(), x.isfinite())
