@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for shape in args.shapes.split(","):
             n, k = map(int, shape.split("x"))
             try:
-                with extension.weights_at_rest():
+                with extension.inputs_at_rest():
                     found = list(
                         measure(timer, name, n, k, rows, LAYOUTS[args.layout], DTYPES[args.dtype])
                     )

@@ -36,7 +36,7 @@ def seconds_of(step: CachedStep, tokens: int, depth: int, timer: Timer) -> float
     device = step.model.device
     ids = torch.randint(5, 1000, (1, tokens), device=device)
     lengths = torch.full((1,), depth, dtype=torch.int64, device=device)
-    with extension.weights_at_rest():  # as GraphedDecode captures
+    with extension.inputs_at_rest():  # as GraphedDecode captures
         return timer.microseconds([lambda: step(ids, lengths)]) / 1e6
 
 

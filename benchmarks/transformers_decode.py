@@ -94,7 +94,7 @@ class Captured:
             return self._step(self._ids, self._position)
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            with extension.weights_at_rest(), torch.cuda.graph(graph):
+            with extension.inputs_at_rest(), torch.cuda.graph(graph):
                 self._logits = self._step(self._ids, self._position)
             self._graph = graph
         self._graph.replay()

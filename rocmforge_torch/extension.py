@@ -63,17 +63,19 @@ def set_exact(exact: bool) -> None:
 
 
 @contextlib.contextmanager
-def weights_at_rest() -> Iterator[None]:
-    """Promise, for this thread, that no kernel that it has yet to see done writes to quantized
-    weights: a product on a GPU may then read them while the kernels ahead of it still run."""
+def inputs_at_rest() -> Iterator[None]:
+    """Promise, for this thread, that no kernel that it has yet to see done writes to weights, to
+    positions, slots, lengths and block tables, or to a cache but at the positions of the tokens
+    that are computed: ops on a GPU may then read all that while the kernels ahead of them still
+    run."""
     library = _loaded.get("gpu")
     if library is not None:
-        library.rocmforge_set_weights_at_rest(ctypes.c_int(True))
+        library.rocmforge_set_inputs_at_rest(ctypes.c_int(True))
     try:
         yield
     finally:
         if library is not None:
-            library.rocmforge_set_weights_at_rest(ctypes.c_int(False))
+            library.rocmforge_set_inputs_at_rest(ctypes.c_int(False))
 
 
 def cpu_instruction_set() -> str:

@@ -17,7 +17,7 @@ bool exact() {
   return flag;
 }
 
-bool weights_at_rest() { return false; }
+bool inputs_at_rest() { return false; }
 
 // Of the messages of kernels that do not start (ops/gpu.h).
 const char* gpu_architectures();

@@ -35,6 +35,9 @@ struct AttentionCall {
   float scale, softcap;
   bool causal;
   bool exact;  // float32 arithmetic whatever the dtypes
+  // Whether no kernel that may still run writes to anything but q and the caches' last `queries`
+  // positions.
+  bool at_rest;
 };
 
 // The largest head_dim and value_dim.

@@ -14,14 +14,22 @@ constexpr int kMergeThreads = 512;
 constexpr int64_t kMostSplits = 256;
 constexpr int64_t kBlocksPerUnit = 3;   // that a compute unit runs at a time
 constexpr int64_t kKeysPerSplit = 128;  // fewer are not worth a block
+constexpr int kWholeKeys = 257;         // fewer are done before a merge would be
 
 // A block merges the splits of one row. Threads that have the same dim share out the splits; what
 // they add up, and in which order, is fixed.
 __global__ void __launch_bounds__(kMergeThreads)
     attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
-  follow_previous();
+  if (!call.at_rest) follow_previous();
   __shared__ float2 stats[kMostSplits];
   __shared__ float factors[kMostSplits], sums[kMergeThreads];
+  const auto kv_heads = static_cast<int>(call.kv_heads);
+  const int pair = static_cast<int>(blockIdx.x) / plan.rows, row = blockIdx.x % plan.rows;
+  const int batch = pair / kv_heads, tile = row / plan.tile_rows;
+  const KeyRange keys = keys_of_tile(call, plan, sequence_length(call, batch), tile);
+  const bool merged = splits_of(plan, keys) == 1;
+  if (call.at_rest) follow_previous();  // also where nothing is done: those behind wait for all
+  if (merged) return;
   const int dims = static_cast<int>(call.value_dim), splits = plan.splits;
   const int64_t first = int64_t{blockIdx.x} * splits;
   for (int s = threadIdx.x; s < splits; s += kMergeThreads) stats[s] = partials.stats[first + s];
@@ -51,9 +59,7 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int s = 0; s < splits; ++s) total += stats[s].y * factors[s];
   float value = 0.0f;
   for (int p = 0; p < parts; ++p) value += sums[p * columns + dim];
-  const auto kv_heads = static_cast<int>(call.kv_heads);
-  const int pair = static_cast<int>(blockIdx.x) / plan.rows, row = blockIdx.x % plan.rows;
-  const int64_t to = output_row(call, plan, pair / kv_heads, pair % kv_heads, row);
+  const int64_t to = output_row(call, plan, batch, pair % kv_heads, row);
   store_as(call.dtype, call.out, to * dims + dim, total == 0.0f ? 0.0f : value / total);
 }
 
@@ -119,6 +125,7 @@ Course course_of(const AttentionCall& call) {
   plan.rows = static_cast<int>(call.queries) * plan.group;
   plan.tile_rows = tile_rows(course.method);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
+  plan.whole_keys = course.method == Method::kDecode ? kWholeKeys : 0;
   const int64_t blocks = std::max<int64_t>(pairs * plan.tiles, 1);
   const int64_t wanted = kBlocksPerUnit * device_compute_units() / blocks;
   const int64_t most = std::min(kMostSplits, ceil_div(room_of(call), kKeysPerSplit));

@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(kDecodeWaves* kWaveSize, kBucket <= 128 ? 3 : 
   __shared__ float largest_of[kDecodeWaves][kDecodeRows], sum_of[kDecodeWaves][kDecodeRows];
 
   const DecodeShare share(call, plan, kStepKeys);
+  if (share.is_idle()) return;
   const Work& work = share.work;
   const KeyRange& range = share.range;
   const int wave = threadIdx.x / kWaveSize, lane = threadIdx.x % kWaveSize;

@@ -57,11 +57,14 @@ struct DecodeShare {
         length(sequence_length(call, work.batch)) {
     const int first_query = first_row / plan.group;
     const int last_query = (first_row + rows - 1) / plan.group;
-    range = tile_keys(call, length, first_query, last_query);
+    range = keys_of_tile(call, plan, length, work.tile);
+    work.splits = splits_of(plan, range);
     range.begin -= range.begin % granule;
-    range = split_keys(range, work.split, plan.splits, granule);
+    range = split_keys(range, work.split, work.splits, granule);
     common = common_keys(call, length, first_query, last_query);
   }
+  // Whether the tile has fewer splits than blocks, and this block none of them.
+  __device__ __forceinline__ bool is_idle() const { return work.split >= work.splits; }
   // Rows that there are not are those of the last one, and never written.
   __device__ __forceinline__ int row_at(int row) const {
     return first_row + (row < rows ? row : rows - 1);
@@ -269,7 +272,7 @@ struct ResultRow {
   __device__ __forceinline__ ResultRow(const AttentionCall& call, const AttentionPlan& plan,
                                        const Partials& partials, const Work& work, int row,
                                        float2 stats, bool leads)
-      : call(call), partials(partials), final(plan.splits == 1), inverse(1.0f) {
+      : call(call), partials(partials), final(work.splits == 1), inverse(1.0f) {
     if (final) {
       first = output_row(call, plan, work.batch, work.kv_head, row) * call.value_dim;
       inverse = stats.y == 0.0f ? 0.0f : 1.0f / stats.y;

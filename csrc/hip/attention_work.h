@@ -24,10 +24,12 @@ struct Partials {
 struct AttentionPlan {
   int tile_rows, tiles, splits;
   int rows, group;  // query rows of a key head, query heads
+  int whole_keys;   // tiles that see fewer are not split
 };
 
 struct Work {
   int batch, kv_head, tile, split;
+  int splits;  // of the tile
 };
 
 struct KeyRange {
@@ -41,7 +43,7 @@ __device__ __forceinline__ Work work_of(const AttentionCall& call, const Attenti
   const unsigned kv_head = index % kv_heads, rest = index / kv_heads;
   const unsigned split = rest % plan.splits, pair = rest / plan.splits;
   return {static_cast<int>(pair / plan.tiles), static_cast<int>(kv_head),
-          static_cast<int>(pair % plan.tiles), static_cast<int>(split)};
+          static_cast<int>(pair % plan.tiles), static_cast<int>(split), plan.splits};
 }
 
 __device__ __forceinline__ int sequence_length(const AttentionCall& call, int batch) {
@@ -67,6 +69,17 @@ __device__ __forceinline__ KeyRange tile_keys(const AttentionCall& call, int len
   const KeyRange first = visible_keys(call, length, before + first_query);
   const KeyRange last = visible_keys(call, length, before + last_query);
   return {first.begin, last.end > first.begin ? last.end : first.begin};
+}
+
+// The keys that any row of a tile sees.
+__device__ __forceinline__ KeyRange keys_of_tile(const AttentionCall& call,
+                                                 const AttentionPlan& plan, int length, int tile) {
+  const int first = tile * plan.tile_rows, end = first + plan.tile_rows;
+  const int last = (end < plan.rows ? end : plan.rows) - 1;
+  return tile_keys(call, length, first / plan.group, last / plan.group);
+}
+__device__ __forceinline__ int splits_of(const AttentionPlan& plan, KeyRange keys) {
+  return keys.end - keys.begin < plan.whole_keys ? 1 : plan.splits;
 }
 
 // The keys that all of the rows [first, last] see.

@@ -251,11 +251,11 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
   multiply_rows<T, View, M>(args, PlainRows<M>{args.dtype, args.x});
 }
 
-template <class T>
-__global__ void __launch_bounds__((kMatvecThreads<T, PackedView<T>, 1>), 1)
+template <class T, class View, int M>
+__global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1)
     normed_matvec_kernel(MatvecArgs args, MatvecNorm norm) {
   const NormedRow row = {args.dtype, args.x, norm, blockIdx.x == 0, 0.0f};
-  multiply_rows<T, PackedView<T>, 1>(args, row);
+  multiply_rows<T, View, M>(args, row);
 }
 
 // LDS of a block of so many waves. A norm takes 4 bytes a wave more, for all that is known here.
@@ -300,7 +300,7 @@ void launch_view(MatvecArgs args, const MatvecNorm* norm, Stream stream) {
                  static_cast<gpuStream_t>(stream), arguments...);
   };
   if constexpr (M == 1 && std::is_same_v<View, PackedView<T>>) {
-    if (norm) return launch(normed_matvec_kernel<T>, args, *norm);
+    if (norm) return launch(normed_matvec_kernel<T, View, M>, args, *norm);
   }
   launch(matvec_kernel<T, View, M>, args);
 }

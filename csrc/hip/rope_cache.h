@@ -28,10 +28,11 @@ constexpr int64_t kLongestHead = 1024;  // of all three: they stand in LDS
 
 // kv_cache_write of the keys, normed and rotated, and of the values; and the queries, normed and
 // rotated: in one launch, with the bits of rms_norm, rope and kv_cache_write (of a norm where heads
-// are aligned to 16 bytes and take at most 2048 of them; else its sum has another order).
+// are aligned to 16 bytes and take at most 2048 of them; else its sum has another order). at_rest:
+// whether no kernel that may still run writes to positions, slots or weights.
 Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* k,
                            const CacheTarget* v, const HeadNorms* norms, const Rotation* rotation,
                            const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
-                           int64_t kv_heads, Stream stream);
+                           int64_t kv_heads, bool at_rest, Stream stream);
 
 }  // namespace rocmforge::gpu

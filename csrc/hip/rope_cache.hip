@@ -30,6 +30,7 @@ struct Args {
   unsigned blocks[kParts];  // of threads, for one token
   int row_elements;         // of LDS, for one head
   float eps;
+  bool at_rest;
   Rotation rotation;
   Slots slots;
 };
@@ -119,7 +120,7 @@ __device__ __forceinline__ void store_blocks(const Part& part, const T* row, int
 // each. The weights and angles are the same for all of them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args) {
-  follow_previous();
+  if (!args.at_rest) follow_previous();
   extern __shared__ uint4 lds[];
   float2* turns = reinterpret_cast<float2*>(lds);
   const int lane = threadIdx.x % kShortRow, number = threadIdx.x / kShortRow;
@@ -142,14 +143,21 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
     const bool is_head = head < part.heads;
     const T* x = static_cast<const T*>(part.write.fresh) + row_offset(layout.tokens, token) +
                  head * layout.head_stride;
-    if (is_head) {
+    const auto load = [&] {
+      if (!is_head) return;
       for (int i = lane; i < layout.head_dim; i += kShortRow) row[i] = x[i];
-    }
+    };
+    const bool waits = args.at_rest && token == blockIdx.x;
+    if (!waits) load();
     if (part.rotated) {
       const float position = position_of(args.rotation, token);
       for (int i = threadIdx.x; i < args.rotation.pairs; i += kThreads) {
         turns[i] = turn_of(args.rotation, position, i);
       }
+    }
+    if (waits) {
+      follow_previous();
+      load();
     }
     const float factor = part.norm ? head_factor(part, x, args.eps, lane, is_head) : 1.0f;
     __syncthreads();
@@ -187,7 +195,7 @@ Part part_of(const CacheTarget& target, DType dtype, int64_t heads, bool rotated
 Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* k,
                            const CacheTarget* v, const HeadNorms* norms, const Rotation* rotation,
                            const int64_t* slots, int64_t tokens, int64_t places, int64_t block_size,
-                           int64_t kv_heads, Stream stream) {
+                           int64_t kv_heads, bool at_rest, Stream stream) {
   // The dtypes are the first three formats.
   const CacheTarget queries = {
       static_cast<CacheType>(dtype),
@@ -201,6 +209,7 @@ Status rope_kv_cache_write(DType dtype, const QueryHeads* q, const CacheTarget* 
                {},
                static_cast<int>(longest),
                norms->eps,
+               at_rest,
                *rotation,
                {slots, tokens, places, block_size}};
   unsigned blocks = 0;

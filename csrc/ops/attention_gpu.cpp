@@ -82,6 +82,7 @@ Tensor attention(const Result& result, const Tensor& q, const Tensor& k_cache,
   call.softcap = static_cast<float>(softcap);
   call.causal = causal;
   call.exact = exact();
+  call.at_rest = inputs_at_rest();
 
   Tensor workspace =
       torch::stable::new_empty(q, {gpu::attention_workspace_bytes(&call)}, ScalarType::Byte);

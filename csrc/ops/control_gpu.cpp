@@ -10,9 +10,9 @@ static std::atomic<bool> exact_flag{false};
 
 bool exact() { return exact_flag.load(std::memory_order_relaxed); }
 
-static thread_local bool weights_at_rest_flag = false;
+static thread_local bool inputs_at_rest_flag = false;
 
-bool weights_at_rest() { return weights_at_rest_flag; }
+bool inputs_at_rest() { return inputs_at_rest_flag; }
 
 // From the build, e.g. "sm_80 sm_90 compute_90".
 const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
@@ -41,8 +41,8 @@ static const char* product_kernel_name(int qtype, int64_t rows, int64_t k) {
 
 ROCMFORGE_EXPORT void rocmforge_set_exact(int value) { rocmforge::exact_flag = value != 0; }
 
-ROCMFORGE_EXPORT void rocmforge_set_weights_at_rest(int value) {
-  rocmforge::weights_at_rest_flag = value != 0;
+ROCMFORGE_EXPORT void rocmforge_set_inputs_at_rest(int value) {
+  rocmforge::inputs_at_rest_flag = value != 0;
 }
 
 ROCMFORGE_EXPORT const char* rocmforge_gpu_architectures() {

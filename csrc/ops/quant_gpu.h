@@ -22,7 +22,7 @@ inline gpu::DType gpu_dtype_of(ScalarType type) {
 struct Weight {
   Tensor tensor;
   gpu::QuantMatrix matrix;
-  bool at_rest;  // see weights_at_rest()
+  bool at_rest;  // see inputs_at_rest()
 };
 
 inline Weight weight_of(const Tensor& qweight, const QuantTypeInfo& type, int64_t layout) {
@@ -38,7 +38,7 @@ inline Weight weight_of(const Tensor& qweight, const QuantTypeInfo& type, int64_
           {type.id, static_cast<int>(type.is_quantized() ? layout : 0),
            static_cast<const uint8_t*>(tensor.const_data_ptr()),
            bytes ? qweight.numel() / bytes : 0, type.width(bytes), usable ? stride : bytes},
-          usable && weights_at_rest()};
+          usable && inputs_at_rest()};
 }
 
 }  // namespace rocmforge

@@ -2,6 +2,7 @@
 
 #include "hip/rope_cache.h"
 #include "ops/cache_gpu.h"
+#include "ops/control.h"
 #include "ops/norm_gpu.h"
 #include "ops/rope_cache_checks.h"
 
@@ -44,10 +45,11 @@ Tensor rope_kv_cache_write_(Tensor k_cache, Tensor v_cache, const Tensor& q, con
                                   frequencies.numel(),
                                   interleaved,
                                   static_cast<float>(scale)};
-  launch.done(gpu::rope_kv_cache_write(
-      gpu_dtype(q), &heads, &k_target, &v_target, &norms, &rotation,
-      static_cast<const int64_t*>(targets.const_data_ptr()), args.tokens,
-      k_cache.size(0) * k_cache.size(1), k_cache.size(1), k_cache.size(2), launch.stream()));
+  launch.done(
+      gpu::rope_kv_cache_write(gpu_dtype(q), &heads, &k_target, &v_target, &norms, &rotation,
+                               static_cast<const int64_t*>(targets.const_data_ptr()), args.tokens,
+                               k_cache.size(0) * k_cache.size(1), k_cache.size(1), k_cache.size(2),
+                               inputs_at_rest(), launch.stream()));
   return out;
 }
 

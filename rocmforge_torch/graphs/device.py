@@ -145,11 +145,12 @@ class CudaDevice:
             finally:
                 self._capturing.synchronize()
             torch.cuda.empty_cache()
-            # No step writes to weights, and what is ahead of a replay is done when it starts.
+            # Kernels of a step write to no input of another but new keys and values, or long before
+            # it is read; what is ahead of a replay is done when it starts.
             with (
                 torch.cuda.stream(self._capturing),
                 with_allocator(self._allocator),
-                extension.weights_at_rest(),
+                extension.inputs_at_rest(),
             ):
                 graph, result = self._recorded(run)
             self.stream.wait_stream(self._capturing)

@@ -73,6 +73,7 @@ def run(emulator: Emulator, arch: str, case: Case, call: Call, exact: bool) -> t
             ("c_float", options.get("softcap", 0.0)),
             ("c_bool", options.get("causal", True)),
             ("c_bool", exact),
+            ("c_bool", False),
         ]
     )
     workspace = Output(np.full(WORKSPACE_BYTES, 0xFF, np.uint8))

@@ -128,7 +128,7 @@ def launch(emulator: Emulator, arch: str, call: Call) -> list[Tensor]:
         arch,
         "rope_kv_cache_write",
         [DTYPE_CODES[dtype], queries, *caches, Struct([*norm_fields, ("c_float", EPS)]), rotation,
-         give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, None],
+         give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, False, None],
     )  # fmt: skip
     assert len(run.launches) == 1
     return [
@@ -169,7 +169,7 @@ def composed(emulator: Emulator, arch: str, call: Call) -> list[Tensor]:
     written = run(
         "cache",
         "kv_cache_write",
-        [*targets, DTYPE_CODES[dtype], give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, None],
+        [*targets, DTYPE_CODES[dtype], give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, False, None],
     )
     return [q, *(torch.from_numpy(np.array(o)) for o in written)]
 

@@ -8,11 +8,11 @@ namespace rocmforge::gpu {
 
 using Representative = TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>;
 
-Status matvec_representative(const MatvecCall& call, bool gated, Activation act) {
-  return matvec_of<Representative>(call, gated, act);
+Status matvec_representative(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+  return matvec_of<Representative>(call, gated, act, norm);
 }
 
-Status multirow_representative(const MultirowCall& call, bool gated, Activation act) {
+Status multirow_representative(const MultirowCall& call, bool gated, Activation act, const MatvecNorm* norm) {
   return multirow_of<Representative>(call, gated, act);
 }
 
