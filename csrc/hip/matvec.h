@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hip/activation.h"
+#include "hip/input_norm.h"
 #include "hip/matrix.h"
 
 namespace rocmforge::gpu {
@@ -24,27 +25,17 @@ struct MatvecCall {
   Stream stream;
 };
 
-// A norm that the row of x goes through before, whose dtype those without one of their own have.
-struct MatvecNorm {
-  const void* residual;  // [w.cols] or null
-  const void* weight;    // [w.cols] or null
-  DType weight_dtype;
-  float eps;
-  void* total;  // [w.cols], 16-byte aligned
-};
-
-// Whether the kernel can do it: of one row, for packed weights.
+// Whether the kernel can norm x on the way: one row, for packed weights.
 inline bool matvec_norms(const QuantMatrix& w, int64_t rows) { return rows == 1 && w.layout == 1; }
 
 // out[m, n] = x[m] . w[n] + bias[n], by integer dot products with x rounded to 8 bits: code =
 // round(x * (127 / max |x|)), scale = max |x| / 127 over 32 neighbours. A block with an infinity or
-// a NaN gets a scale that is not finite. With a norm, x[m] stands for total * weight / sqrt(mean of
-// total^2 + eps), total = x[m] + residual as its dtype holds it, without another rounding.
-Status matvec(const MatvecCall& call, const MatvecNorm* norm = nullptr);
+// a NaN gets a scale that is not finite. x is normed before if there is a norm.
+Status matvec(const MatvecCall& call, const InputNorm* norm = nullptr);
 
 // out[m, n] = act(x[m] . w[n]) * (x[m] . w[n + w.rows / 2]) for the first half of the rows: the
 // gate's rows come first, then those of the projection that it gates. With bias[n] added to what it
 // belongs to before.
-Status matvec_gated(const MatvecCall& call, Activation act, const MatvecNorm* norm = nullptr);
+Status matvec_gated(const MatvecCall& call, Activation act, const InputNorm* norm = nullptr);
 
 }  // namespace rocmforge::gpu

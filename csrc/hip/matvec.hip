@@ -12,7 +12,7 @@ bool has_type(Types types, int qtype) {
 
 constexpr int64_t kMost = INT32_MAX - 1;  // rows, and bytes of a row
 
-Status product(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+Status product(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm) {
   if (call.rows == 0 || call.w.rows == 0) return nullptr;
   if (call.w.cols > kMaxMatvecCols) return "too many columns for a matvec kernel";
   if (call.w.rows > kMost || call.w.row_bytes > kMost) return "too large a matrix for a matvec";
@@ -27,11 +27,11 @@ Status product(const MatvecCall& call, bool gated, Activation act, const MatvecN
 
 }  // namespace
 
-Status matvec(const MatvecCall& call, const MatvecNorm* norm) {
+Status matvec(const MatvecCall& call, const InputNorm* norm) {
   return product(call, false, Activation::kSilu, norm);
 }
 
-Status matvec_gated(const MatvecCall& call, Activation act, const MatvecNorm* norm) {
+Status matvec_gated(const MatvecCall& call, Activation act, const InputNorm* norm) {
   return product(call, true, act, norm);
 }
 

@@ -6,9 +6,9 @@
 namespace rocmforge::gpu {
 
 // matvec, or matvec_gated if `gated`; norm may be null.
-Status matvec_simple(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
-Status matvec_k(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
-Status matvec_grid(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
-Status matvec_small(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm);
+Status matvec_simple(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm);
+Status matvec_k(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm);
+Status matvec_grid(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm);
+Status matvec_small(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm);
 
 }  // namespace rocmforge::gpu

@@ -3,7 +3,7 @@
 
 namespace rocmforge::gpu {
 
-Status matvec_k(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+Status matvec_k(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm) {
   return matvec_of<KQuants>(call, gated, act, norm);
 }
 

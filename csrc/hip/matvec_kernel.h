@@ -253,7 +253,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1) matvec_kernel
 
 template <class T, class View, int M>
 __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1)
-    normed_matvec_kernel(MatvecArgs args, MatvecNorm norm) {
+    normed_matvec_kernel(MatvecArgs args, InputNorm norm) {
   const NormedRow row = {args.dtype, args.x, norm, blockIdx.x == 0, 0.0f};
   multiply_rows<T, View, M>(args, row);
 }
@@ -275,7 +275,7 @@ int matvec_threads(int cols) {
 }
 
 template <class T, class View, int M>
-void launch_view(MatvecArgs args, const MatvecNorm* norm, Stream stream) {
+void launch_view(MatvecArgs args, const InputNorm* norm, Stream stream) {
   const int threads = matvec_threads<T, View, M>(args.cols);
   const int lanes = device_wave_size(), waves = threads / lanes;
   const int units = device_compute_units();
@@ -312,13 +312,13 @@ bool fits(int cols) {
 }
 
 template <class T, int M>
-void launch_matvec(const MatvecArgs& args, const MatvecNorm* norm, int layout, Stream stream) {
+void launch_matvec(const MatvecArgs& args, const InputNorm* norm, int layout, Stream stream) {
   layout == 0 ? launch_view<T, FileView<T>, M>(args, norm, stream)
               : launch_view<T, PackedView<T>, M>(args, norm, stream);
 }
 
 template <class T>
-void launch_passes(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+void launch_passes(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm) {
   const QuantMatrix& w = call.w;
   const int64_t half = w.rows / 2, size = call.dtype == DType::kFloat32 ? 4 : 2;
   MatvecArgs args{};
@@ -346,7 +346,7 @@ void launch_passes(const MatvecCall& call, bool gated, Activation act, const Mat
 }
 
 template <class Types>
-Status matvec_of(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+Status matvec_of(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm) {
   with_type_of(Types{}, call.w.qtype,
                [&](auto type) { launch_passes<decltype(type)>(call, gated, act, norm); });
   return launch_status();

@@ -46,7 +46,7 @@ struct NormedRow {
   static constexpr int kFetched = kCopiesAhead ? 2 : 1;
   DType dtype;
   const void* x;
-  const MatvecNorm& norm;
+  const InputNorm& norm;
   bool writes_total;
   float squares;  // of what this thread has taken
 

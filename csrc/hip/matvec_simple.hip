@@ -3,7 +3,7 @@
 
 namespace rocmforge::gpu {
 
-Status matvec_simple(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+Status matvec_simple(const MatvecCall& call, bool gated, Activation act, const InputNorm* norm) {
   return matvec_of<SimpleQuants>(call, gated, act, norm);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hip/activation.h"
+#include "hip/input_norm.h"
 #include "hip/matrix.h"
 
 namespace rocmforge::gpu {
@@ -24,13 +25,14 @@ struct MultirowCall {
 int64_t multirow_workspace_bytes(int64_t rows, int64_t cols);
 
 // As matvec and matvec_gated (matvec.h) define them, with the same rounding of x.
-Status multirow(const MultirowCall& call);
-Status multirow_gated(const MultirowCall& call, Activation act);
+Status multirow(const MultirowCall& call, const InputNorm* norm = nullptr);
+Status multirow_gated(const MultirowCall& call, Activation act, const InputNorm* norm = nullptr);
 
-// The same for the types of one family each (quants/table.h), which are compiled apart.
-Status multirow_simple(const MultirowCall& call, bool gated, Activation act);
-Status multirow_k(const MultirowCall& call, bool gated, Activation act);
-Status multirow_grid(const MultirowCall& call, bool gated, Activation act);
-Status multirow_small(const MultirowCall& call, bool gated, Activation act);
+// The same for the types of one family each (quants/table.h), which are compiled apart; norm may be
+// null.
+Status multirow_simple(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm);
+Status multirow_k(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm);
+Status multirow_grid(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm);
+Status multirow_small(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm);
 
 }  // namespace rocmforge::gpu

@@ -2,8 +2,8 @@
 
 namespace rocmforge::gpu {
 
-Status multirow_grid(const MultirowCall& call, bool gated, Activation act) {
-  return multirow_of<GridQuants>(call, gated, act);
+Status multirow_grid(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm) {
+  return multirow_of<GridQuants>(call, gated, act, norm);
 }
 
 }  // namespace rocmforge::gpu

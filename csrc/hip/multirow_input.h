@@ -1,8 +1,10 @@
 // Rows of x rounded to 8 bits, in the order in which the lanes of multirow_kernel.h read them.
 #pragma once
 
+#include "hip/input_norm.h"
 #include "hip/mma_int8.h"
 #include "hip/quants/slices.h"
+#include "hip/reduce.h"
 #include "hip/rounding.h"
 
 namespace rocmforge::gpu {
@@ -72,8 +74,76 @@ __global__ void __launch_bounds__(kMultirowInputThreads)
   if (col < width) input.store(row, col, rounded);
 }
 
+constexpr int kNormedInputThreads = 512;
+
+// A row to a block, which norms it before. A thread takes kRoundedAtOnce neighbours at a time.
 template <class T, int kCols>
-void launch_multirow_input(const MultirowInput<T, kCols>& input, int width, Stream stream) {
+__global__ void __launch_bounds__(kNormedInputThreads)
+    normed_multirow_input_kernel(MultirowInput<T, kCols> input, int width, InputNorm norm) {
+  follow_previous();
+  const int row = static_cast<int>(blockIdx.x);
+  const int cols = row < input.rows ? input.cols : 0;
+  const int64_t from = static_cast<int64_t>(row) * input.cols;
+  constexpr int kStep = kNormedInputThreads * kRoundedAtOnce;
+  const int first = static_cast<int>(threadIdx.x) * kRoundedAtOnce;
+  const auto weight_at = [&](int col) {
+    return norm.weight && col < cols ? load_words_of(norm.weight_dtype, norm.weight, col)
+                                     : LoadedWords{};
+  };
+  // What is used first is kept; of later columns the total is read again.
+  LoadedWords held = {};
+  const LoadedWords held_weight = weight_at(first);
+  float squares = 0.0f;
+#pragma unroll 1
+  for (int col = first; col < cols; col += kStep) {
+    LoadedWords total = load_words_of(input.dtype, input.x, from + col);
+    float values[kRoundedAtOnce];
+    values_of(input.dtype, total, values);
+    if (norm.residual) {
+      float others[kRoundedAtOnce];
+      values_of(input.dtype, load_words_of(input.dtype, norm.residual, from + col), others);
+#pragma unroll
+      for (int i = 0; i < kRoundedAtOnce; ++i) values[i] += others[i];
+      total = words_of(input.dtype, values);
+      values_of(input.dtype, total, values);
+    }
+#pragma unroll
+    for (const float value : values) squares = fmaf(value, value, squares);
+    store_words_of(input.dtype, norm.total, from + col, total);
+    if (col == first) held = total;
+  }
+  const float mean = block_sum<kNormedInputThreads>(squares) / static_cast<float>(input.cols);
+  const float factor = cols > 0 ? rsqrtf(mean + norm.eps) : 0.0f;
+  // Whole waves go round, for the shuffles.
+#pragma unroll 1
+  for (int start = 0; start < width; start += kStep) {
+    const int col = start + first;
+    LoadedWords total = held, weight = held_weight;
+    if (start > 0) {
+      total = col < cols ? load_words_of(input.dtype, norm.total, from + col) : LoadedWords{};
+      weight = weight_at(col);
+    }
+    float values[kRoundedAtOnce], weights[kRoundedAtOnce];
+    values_of(input.dtype, total, values);
+    values_of(norm.weight_dtype, weight, weights);
+    if (norm.weight) {
+#pragma unroll
+      for (int i = 0; i < kRoundedAtOnce; ++i) values[i] *= weights[i];
+    }
+    Rounding<T> rounded(values);
+    rounded.multiply(factor);
+    if (col < width) input.store(row, col, rounded);
+  }
+}
+
+template <class T, int kCols>
+void launch_multirow_input(const MultirowInput<T, kCols>& input, int width, const InputNorm* norm,
+                           Stream stream) {
+  if (norm) {
+    return launch_early(normed_multirow_input_kernel<T, kCols>, dim3(kCols),
+                        dim3(kNormedInputThreads), 0, static_cast<gpuStream_t>(stream), input,
+                        width, *norm);
+  }
   constexpr int kColsOfBlock = kMultirowInputThreads * kRoundedAtOnce;
   const dim3 grid(static_cast<unsigned>((width + kColsOfBlock - 1) / kColsOfBlock), kCols);
   launch_early(multirow_input_kernel<T, kCols>, grid, dim3(kMultirowInputThreads), 0,

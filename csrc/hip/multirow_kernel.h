@@ -1,12 +1,12 @@
 // The multirow kernel, a template over type, layout and rows of x; instances are in multirow_*.hip.
 //
-// A first kernel rounds x to 8 bits (multirow_input.h). Then as many blocks as the card holds at
-// once share the rows of w, 16 to a tile. Each has x in LDS, whole or by phases if it is long. A
-// tile goes by stages of some columns, whose weights are loaded while earlier ones are being used.
-// The stages of all tiles of a pass stand in a row that the waves of a block divide evenly, so that
-// a wave has some tiles alone and the first and the last with others; only at the end of the pass,
-// when all sums are in LDS, do waves meet, and sums of a tile are added up in a fixed order.
-// Sums in 32-bit integers go over a unit, what has a scale of its own.
+// A first kernel rounds x to 8 bits, and may norm it before (multirow_input.h). Then as many blocks
+// as the card holds at once share the rows of w, 16 to a tile. Each has x in LDS, whole or by
+// phases if it is long. A tile goes by stages of some columns, whose weights are loaded while
+// earlier ones are being used. The stages of all tiles of a pass stand in a row that the waves of a
+// block divide evenly, so that a wave has some tiles alone and the first and the last with others;
+// only at the end of the pass, when all sums are in LDS, do waves meet, and sums of a tile are
+// added up in a fixed order. Sums in 32-bit integers go over a unit, what has a scale of its own.
 #pragma once
 
 #include "hip/dispatch.h"
@@ -456,7 +456,7 @@ void launch_multirow_view(const MultirowArgs& args, const MultirowPlan& plan, St
 }
 
 template <class T, int kCols>
-void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
+void launch_multirow(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm) {
   const QuantMatrix& w = call.w;
   const int rows = static_cast<int>(w.rows), cols = static_cast<int>(w.cols);
   constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
@@ -464,7 +464,7 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
   auto* const bodies = static_cast<uint8_t*>(call.workspace);
   launch_multirow_input(
       MultirowInput<T, kCols>{call.dtype, call.x, static_cast<int>(call.rows), cols, bodies}, width,
-      call.stream);
+      norm, call.stream);
   MultirowArgs args{};
   args.w = w.data, args.w_rows = rows, args.row_bytes = static_cast<int>(w.row_bytes);
   args.cols = cols;
@@ -482,11 +482,11 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act) {
 }
 
 template <class Types>
-Status multirow_of(const MultirowCall& call, bool gated, Activation act) {
+Status multirow_of(const MultirowCall& call, bool gated, Activation act, const InputNorm* norm) {
   with_type_of(Types{}, call.w.qtype, [&](auto type) {
     using T = decltype(type);
-    call.rows <= 8 ? launch_multirow<T, 8>(call, gated, act)
-                   : launch_multirow<T, 16>(call, gated, act);
+    call.rows <= 8 ? launch_multirow<T, 8>(call, gated, act, norm)
+                   : launch_multirow<T, 16>(call, gated, act, norm);
   });
   return launch_status();
 }

@@ -102,6 +102,16 @@ struct Rounding {
   // With minima: the sum of x less that of what the codes stand for, times kCentre. See add_step.
   float residual;
 
+  // Of x times a number.
+  __device__ __forceinline__ void multiply(float by) {
+    if constexpr (std::is_same_v<Factor, float2>) {
+      factor.x *= by, factor.y *= by;
+    } else {
+      factor *= by;
+    }
+    if constexpr (T::kMins) residual *= by;
+  }
+
   // For T::dot: afterwards codes[i] is value 4 * i + k of each eight of the 32, for thread k of the
   // four that share them.
   __device__ __forceinline__ void arrange_for_dot() {

@@ -1,5 +1,5 @@
-// Registers norm_quant_matmul for the GPU. The kernel of the product norms one row on the way where
-// weights are packed; else it is the norm's kernel, then the product's.
+// Registers norm_quant_matmul for the GPU. Of few rows the kernels that round them for the product
+// norm them, too; else it is the norm's kernel, then the product's.
 #include <torch/csrc/stable/ops.h>
 
 #include "hip/norm.h"
@@ -44,11 +44,12 @@ Tensor normed_rows(const GpuLaunch& launch, const NormProduct& call, const NormW
   return normed;
 }
 
-// Whether the kernel of the product norms x, too.
 bool norms_on_the_way(const NormProduct& call, const QuantTypeInfo& type, const Weight& weight) {
   const int64_t k = weight.matrix.cols, rows = k ? call.x.numel() / k : 0;
-  return rows > 0 && !call.x_weight && gpu::matvec_norms(weight.matrix, rows) &&
-         product_kernel(type, rows, k) == ProductKernel::kMatvec;
+  if (rows == 0 || call.x_weight) return false;
+  const ProductKernel kernel = product_kernel(type, rows, k);
+  return kernel == ProductKernel::kMultirow ||
+         (kernel == ProductKernel::kMatvec && gpu::matvec_norms(weight.matrix, rows));
 }
 
 void normed_product(const GpuLaunch& launch, const NormProduct& call, const NormWeight& weight,
@@ -58,8 +59,8 @@ void normed_product(const GpuLaunch& launch, const NormProduct& call, const Norm
   if (call.bias) shifts = torch::stable::contiguous(*call.bias);
   std::optional<gpu::Activation> act;
   if (call.gated()) act = gate_of(call.act);
-  const gpu::MatvecNorm norm{residual ? residual->const_data_ptr() : nullptr, weight.data,
-                             weight.dtype, call.eps, total.mutable_data_ptr()};
+  const gpu::InputNorm norm{residual ? residual->const_data_ptr() : nullptr, weight.data,
+                            weight.dtype, call.eps, total.mutable_data_ptr()};
   rounded_product(launch, call.x, matrix, act, shifts ? &*shifts : nullptr, out, &norm);
 }
 

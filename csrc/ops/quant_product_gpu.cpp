@@ -172,7 +172,7 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
 
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                      std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
-                     const gpu::MatvecNorm* norm) {
+                     const gpu::InputNorm* norm) {
   const Tensor input = torch::stable::contiguous(x);
   const int64_t rows = x.numel() / weight.matrix.cols;
   const auto* const shifts = bias ? bias->const_data_ptr() : nullptr;
@@ -191,7 +191,7 @@ void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& wei
                                shifts,         shift_type,
                                gpu_dtype(out), out.mutable_data_ptr(),
                                launch.stream()};
-  launch.done(act ? gpu::multirow_gated(call, *act) : gpu::multirow(call));
+  launch.done(act ? gpu::multirow_gated(call, *act, norm) : gpu::multirow(call, norm));
 }
 
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,

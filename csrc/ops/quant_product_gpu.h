@@ -20,10 +20,10 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k);
 
 // The product with x rounded to 8 bits, gated if there is an `act`; bias is contiguous or null.
-// With a norm, that of x after it: where the kernel is kMatvec and gpu::matvec_norms().
+// With a norm, that of x after it: kMatvec needs gpu::matvec_norms().
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                      std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
-                     const gpu::MatvecNorm* norm = nullptr);
+                     const gpu::InputNorm* norm = nullptr);
 
 // silu or gelu.
 gpu::Activation gate_of(const std::string& act);

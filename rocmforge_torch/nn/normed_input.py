@@ -14,7 +14,8 @@ from .linear import QuantLinear
 from .norm import Norm, RMSNorm
 
 norm_quant_matmul = torch.ops.rocmforge.norm_quant_matmul.default
-PACKED = 1  # the layout of weights for which a kernel does both
+PACKED = 1  # the layout of weights that kernels are fast with
+MOST_ROWS = 16  # that the op norms and multiplies with fewer launches than two ops
 
 
 @dataclass
@@ -90,15 +91,20 @@ def total_of(read: Tensor | Normed, total: Tensor | None) -> Tensor:
 
 
 def _is_one_op(norm: RMSNorm, x: Tensor, block: nn.Module | None) -> bool:
-    """Whether a kernel does both at once, of one row and packed weights, and nobody looks at what
-    is between."""
+    """Whether the op spares launches, and nobody looks at what is between."""
     # A subclass may do other things with its input.
     layer = block.input_layer() if block and "input_layer" in vars(type(block)) else None
     if type(layer) is not QuantLinear and type(layer) is not QuantGatedLinear:
         return False
-    if layer.layout != PACKED or any(size != 1 for size in x.shape[:-1]):
+    if layer.layout != PACKED or not _has_few_rows(x):
         return False
     return not any(is_looked_at(module) for module in (norm, block, layer))
+
+
+def _has_few_rows(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # a limit would be one for every other size, too
+        return all(size == 1 for size in x.shape[:-1])
+    return x.numel() <= MOST_ROWS * x.shape[-1]
 
 
 def is_looked_at(module: nn.Module) -> bool:

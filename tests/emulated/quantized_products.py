@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from emulated_tensors import give
+from emulated_tensors import DTYPE_CODES, give, take
 
 from rocmforge_torch.ops.reference import quant_ops
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
@@ -19,6 +19,7 @@ from tools.amd.toolchain import CSRC
 
 Field = tuple[str, Buffer | Struct | int | float]
 HIP = CSRC / "hip"
+EPS = 1e-5  # of norms
 # The families of csrc/hip/quants/table.h.
 FAMILIES = {
     "simple": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q8_K Q1_0",
@@ -54,10 +55,10 @@ def assert_is_product(
     row: QuantType,
     qweight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    factor: float = 1.0,
+    factor: torch.Tensor | float = 1.0,
 ) -> None:
-    """The float64 product of the rounded activations, times a factor, up to float32 sums and one
-    rounding."""
+    """The float64 product of the rounded activations, times a factor of each row, up to float32
+    sums and one rounding."""
     values = quant_ops.dequantize(qweight, row.id).double()
     want = factor * product_of_rounded(x, values, middles(row, qweight))
     size = factor * x.double().abs() @ values.abs().T
@@ -65,6 +66,34 @@ def assert_is_product(
         want, size = want + bias.double(), size + bias.double().abs()
     allowed = 1e-5 * size + torch.finfo(got.dtype).eps * want.abs()
     assert ((got.double() - want).abs() <= allowed).all()
+
+
+def norm_fields(
+    x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor | None
+) -> Struct:
+    """An InputNorm; its total is an output."""
+    return Struct(
+        [
+            pointer(give(residual, offset=1)),
+            pointer(give(weight, offset=1)),
+            ("c_int", 0 if weight is None else DTYPE_CODES[weight.dtype]),
+            ("c_float", EPS),
+            pointer(take(tuple(x.shape), x.dtype)),
+        ]
+    )
+
+
+def assert_is_normed_product(
+    got: torch.Tensor,
+    total: torch.Tensor,
+    weight: torch.Tensor | None,
+    row: QuantType,
+    qweight: torch.Tensor,
+) -> None:
+    """The norm multiplies what the kernel has summed: nothing is rounded in between."""
+    scaled = total.float() if weight is None else total.float() * weight.float()
+    factor = torch.rsqrt(total.double().square().mean(-1, keepdim=True) + EPS)
+    assert_is_product(got, scaled, row, qweight, factor=factor)
 
 
 def check_gated_products(

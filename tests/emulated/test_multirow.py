@@ -11,10 +11,12 @@ from quantized_products import (
     HIP,
     QUANTIZED,
     Field,
+    assert_is_normed_product,
     assert_is_product,
     check_gated_products,
     check_special_activations,
     matrix_fields,
+    norm_fields,
     pointer,
 )
 
@@ -36,9 +38,10 @@ def multirow(
     layout: int = 0,
     bias: torch.Tensor | None = None,
     gate: int | None = None,
+    norm: Struct | None = None,
 ) -> tuple[torch.Tensor, Run]:
     """x [rows, K] times qweight [n, row_bytes] in file order, or the gated product under the given
-    activation; and what was run."""
+    activation; and what was run. norm: an InputNorm, whose total is the last output."""
     (rows, cols), n = x.shape, len(qweight)
     wide = n if gate is None else n // 2
     # Rows and columns padded as for the widest type: see multirow_workspace_bytes.
@@ -55,7 +58,7 @@ def multirow(
         pointer(None),
     ]
     function = f"multirow_{FAMILY[row.name]}"
-    arguments = [Struct(fields), gate is not None, gate or 0]
+    arguments = [Struct(fields), gate is not None, gate or 0, norm]
     run = emulator.launch(HIP / f"{function}.hip", arch, function, arguments)
     assert sum(n for name, n in run.counts.items() if name.startswith(MATRIX[arch])) > 0
     return from_bits(run.outputs[1], x.dtype), run
@@ -130,3 +133,37 @@ def test_gated(emulator: Emulator, arch: str, name: str, rows: int) -> None:
         x,
         lambda bias, gate: multirow(emulator, arch, row, x, qweight, 0, bias, gate)[0],
     )
+
+
+def check_normed(
+    emulator: Emulator,
+    arch: str,
+    row: QuantType,
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+) -> None:
+    got, run = multirow(emulator, arch, row, x, qweight, 1, norm=norm_fields(x, residual, weight))
+    total = from_bits(run.outputs[2], x.dtype)
+    assert torch.equal(total, x if residual is None else x + residual)
+    assert_is_normed_product(got, total, weight, row, qweight)
+
+
+@pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)
+@pytest.mark.parametrize("rows", [5, 9])
+def test_normed(emulator: Emulator, row: QuantType, rows: int) -> None:
+    qweight, x = weights_and_x(row, 3, 288, rows)
+    check_normed(emulator, "gfx1100", row, x, qweight, torch.randn_like(x), torch.randn(x.shape[1]))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+def test_norms_of_dtypes(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
+    """With and without weights, of either dtype, and residuals; more columns than a block's threads
+    take at once."""
+    row = named("Q4_K")
+    qweight, x = weights_and_x(row, 3, 4352, 3)
+    x = x.to(dtype)
+    check_normed(emulator, arch, row, x, qweight, torch.randn_like(x), None)
+    check_normed(emulator, arch, row, x, qweight, None, torch.randn(x.shape[1]).to(dtype))

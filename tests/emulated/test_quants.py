@@ -11,10 +11,12 @@ from quantized_products import (
     FAMILY,
     HIP,
     QUANTIZED,
+    assert_is_normed_product,
     assert_is_product,
     check_gated_products,
     check_special_activations,
     matrix_fields,
+    norm_fields,
     pointer,
 )
 
@@ -207,9 +209,6 @@ def test_gated_matvec(emulator: Emulator, arch: str, name: str, rows: int) -> No
     )
 
 
-EPS = 1e-5
-
-
 def normed_matvec(
     emulator: Emulator,
     arch: str,
@@ -221,30 +220,9 @@ def normed_matvec(
     gate: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The product of the normed row, and the total."""
-    norm = Struct(
-        [
-            pointer(give(residual, offset=1)),
-            pointer(give(weight, offset=1)),
-            ("c_int", 0 if weight is None else DTYPE_CODES[weight.dtype]),
-            ("c_float", EPS),
-            pointer(take(tuple(x.shape), x.dtype)),
-        ]
-    )
+    norm = norm_fields(x, residual, weight)
     got, run = matvec(emulator, arch, row, x, planes, 1, gate=gate, norm=norm)
     return got, from_bits(run.outputs[1], x.dtype)
-
-
-def assert_is_normed_product(
-    got: torch.Tensor,
-    total: torch.Tensor,
-    weight: torch.Tensor | None,
-    row: QuantType,
-    qweight: torch.Tensor,
-) -> None:
-    """The norm multiplies what the kernel has summed: nothing is rounded in between."""
-    scaled = total.float() if weight is None else total.float() * weight.float()
-    factor = torch.rsqrt(total.double().square().mean() + EPS)
-    assert_is_product(got, scaled, row, qweight, factor=float(factor))
 
 
 @pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)

@@ -82,12 +82,12 @@ def test_the_bits_are_those_of_the_ops(
 
 @pytest.mark.usefixtures("packed")
 @torch.inference_mode()
-def test_more_rows_are_normed_apart(tmp_path: Path) -> None:
+def test_many_rows_are_normed_apart(tmp_path: Path) -> None:
     model = tiny("llama", tmp_path)
-    for rows in (torch.tensor([[1, 2]]), torch.tensor([[1], [2]])):
+    for batch, tokens, count in ((1, 16, 2 * LAYERS), (16, 1, 2 * LAYERS), (1, 17, 0), (9, 2, 0)):
         with Counting() as counting:
-            model(rows, model.new_cache(len(rows), 2))
-        assert counting.count == 0
+            model(torch.ones(batch, tokens, dtype=torch.long), model.new_cache(batch, tokens))
+        assert counting.count == count
 
 
 @pytest.mark.usefixtures("packed")

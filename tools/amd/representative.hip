@@ -8,12 +8,14 @@ namespace rocmforge::gpu {
 
 using Representative = TypeList<Q4_0, Q4_K, IQ2_S, MXFP4>;
 
-Status matvec_representative(const MatvecCall& call, bool gated, Activation act, const MatvecNorm* norm) {
+Status matvec_representative(const MatvecCall& call, bool gated, Activation act,
+                             const InputNorm* norm) {
   return matvec_of<Representative>(call, gated, act, norm);
 }
 
-Status multirow_representative(const MultirowCall& call, bool gated, Activation act, const MatvecNorm* norm) {
-  return multirow_of<Representative>(call, gated, act);
+Status multirow_representative(const MultirowCall& call, bool gated, Activation act,
+                               const InputNorm* norm) {
+  return multirow_of<Representative>(call, gated, act, norm);
 }
 
 Status tile_representative(const TileCall& call) { return tile_of<Representative>(call); }
