@@ -94,6 +94,28 @@ def test_a_missing_barrier_is_a_race(
         emulator.emulate(wrong, "turn", (2, 1, 1), (128, 1, 1), values)
 
 
+@pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (32, 62), (33, 0)])
+def test_bank_conflicts_are_counted(
+    emulator: Emulator, compile_kernel: Compile, stride: int, conflicts: int
+) -> None:
+    """Of one write and one read by a wave of 32; banks.py has its own tests."""
+    code = compile_kernel(
+        """
+        extern "C" __global__ void apart(float* out, int stride) {
+          __shared__ float shared[32 * 33];
+          shared[threadIdx.x * stride] = threadIdx.x;
+          __syncthreads();
+          out[threadIdx.x] = shared[(31 - threadIdx.x) * stride];
+        }
+        """,
+        "gfx1100",
+    )
+    values = [Output(poisoned((32,), np.float32)), np.int32(stride)]
+    run = emulator.emulate(code, "apart", (1, 1, 1), (32, 1, 1), values)
+    np.testing.assert_array_equal(run.outputs[0], np.arange(32)[::-1])
+    assert (run.lds_accesses, run.lds_conflicts) == (2, conflicts)
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_hidden_arguments_and_block_numbers(
     emulator: Emulator, compile_kernel: Compile, arch: str

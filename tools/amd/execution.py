@@ -1,4 +1,4 @@
-"""Runs one-row products on the emulator: right, and at how many instructions and cache lines.
+"""Runs products on the emulator: right, and at how many instructions, lines and bank conflicts.
 
 ggml's kernels are called as its own launcher calls them, with its Q8_1 activations.
 """
@@ -6,127 +6,131 @@ ggml's kernels are called as its own launcher calls them, with its Q8_1 activati
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.quant_types import QUANT_TYPES_BY_NAME, QuantType
 
 from .code_object import CodeObject
-from .emulator import Emulator, Input, Output, Run, Struct, poisoned
+from .counting import LANES, counted
+from .emulator import Emulator, Input, Output, Struct, poisoned
+from .operands import (
+    FLOAT32,
+    packed_matrix,
+    q8_1,
+    random_activations,
+    random_weights,
+    rounded,
+)
 from .peer import ARCH
 from .toolchain import CSRC
 
 EXECUTED = Path(__file__).with_name("executed_gfx1100.json")
-ROWS, COLS = 1024, 4096
+COLS = 4096
+ROWS = 1024  # of the weights of a matvec
+# The emulated card has four compute units: as many rows to a unit as 4096 are on a card of 64, so
+# that blocks are divided as they are there.
+TILE_ROWS = 256
 _HIP = CSRC / "hip"
-_SOURCES = [_HIP / "matvec.hip", *sorted(_HIP.glob("matvec_*.hip"))]
-_WEIGHTS = 0  # the number of the buffer
-_FLOAT32 = 0  # DType
-_PACKED = 1  # layout
+_MATVEC = [_HIP / "matvec.hip", *sorted(_HIP.glob("matvec_*.hip"))]
+_TILE = [_HIP / f"tile{family}.hip" for family in ("", "_simple", "_k", "_grid", "_small")]
 _ONE_OF_ONE = np.array([1, 0, 1], np.uint32).tobytes()  # a divisor of 1, prepared
+_TIMEOUT = 600.0  # seconds
 
 
-def execute_ours(emulator: Emulator, name: str) -> dict[str, float]:
-    """The launcher `matvec` with packed weights of a type, one row of float32 activations."""
-    qtype = QUANT_TYPES_BY_NAME[name]
-    qweight, x = _operands(qtype)
-    out = Output(poisoned((1, ROWS), np.float32))
-    planes = pack_weight(qweight, qtype.id)
+def execute_matvec(emulator: Emulator, qtype: QuantType) -> dict[str, float]:
+    """The launcher `matvec` with packed weights, one row of float32 activations."""
+    qweight, x = random_weights(qtype, ROWS, COLS), random_activations(1, COLS)
     call = Struct(
         [
-            ("c_int", qtype.id),
-            ("c_int", _PACKED),
-            ("c_void_p", Input(planes.numpy())),
-            ("c_int64", ROWS),
-            ("c_int64", COLS),
-            ("c_int64", qweight.shape[1]),
+            *packed_matrix(qtype, qweight),
             ("c_void_p", Input(x.numpy())),
             ("c_int64", 1),
             ("c_void_p", 0),
-            ("c_int", _FLOAT32),
-            ("c_int", _FLOAT32),
-            ("c_void_p", out),
+            ("c_int", FLOAT32),
+            ("c_int", FLOAT32),
+            ("c_void_p", Output(poisoned((1, ROWS), np.float32))),
             ("c_void_p", 0),
         ]
     )
-    run = emulator.launch(_SOURCES, ARCH, "matvec", [call], timeout=600)
-    codes, scales = _rounded(x)
-    return _counted(run, qtype, qweight, (codes.double() * scales.double()).ravel())
+    run = emulator.launch(_MATVEC, ARCH, "matvec", [call], _TIMEOUT)
+    codes, scales = rounded(x)
+    return counted(run, qtype, qweight, (codes.double() * scales.double()).view_as(x))
 
 
-def execute_ggml(emulator: Emulator, image: bytes, symbols: dict[str, str]) -> dict[str, Any]:
-    """Its kernels, by type."""
+def execute_tile(emulator: Emulator, qtype: QuantType, rows: int) -> dict[str, float]:
+    """The launcher `tile` with packed weights and one chunk of `rows` rows of float16."""
+    qweight, x = random_weights(qtype, TILE_ROWS, COLS), random_activations(rows, COLS).half()
+    pieces = x.view(rows, COLS // 8, 8).transpose(0, 1).contiguous()
+    factors = Input(np.ones(rows, np.float32))
+    tile_input = Struct(
+        [("c_void_p", Input(pieces.numpy())), ("c_void_p", factors), ("c_int", rows)]
+    )
+    call = Struct(
+        [
+            *packed_matrix(qtype, qweight),
+            ("struct", tile_input),
+            ("c_int64", rows),
+            ("c_void_p", 0),
+            ("c_int", FLOAT32),
+            ("c_int", FLOAT32),
+            ("c_void_p", Output(poisoned((rows, TILE_ROWS), np.float32))),
+            ("c_void_p", 0),
+        ]
+    )
+    run = emulator.launch(_TILE, ARCH, "tile", [call], _TIMEOUT)
+    return counted(run, qtype, qweight, x.double())
+
+
+# The kernels that every type is counted in.
+KERNELS: dict[str, Callable[[Emulator, QuantType], dict[str, float]]] = {
+    "matvec": execute_matvec,
+    "tile of 16 rows": partial(execute_tile, rows=16),
+    "tile of 64 rows": partial(execute_tile, rows=64),
+}
+
+
+def execute_ours(emulator: Emulator, name: str) -> dict[str, dict[str, float]]:
+    """Every kernel with weights of a type, by the name of its row in docs/isa.md."""
+    qtype = QUANT_TYPES_BY_NAME[name]
+    return {row_name(name, kernel): execute(emulator, qtype) for kernel, execute in KERNELS.items()}
+
+
+def row_name(qtype: str, kernel: str) -> str:
+    """What a row of EXECUTED is called."""
+    return f"{qtype}, {kernel}"
+
+
+def execute_ggml(
+    emulator: Emulator, image: bytes, symbols: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """Its one-row kernels, by type."""
     found = {}
     with tempfile.NamedTemporaryFile(suffix=".co") as file:
         Path(file.name).write_bytes(image)
         kernels = CodeObject(image).kernels
         for name, symbol in symbols.items():
             qtype = QUANT_TYPES_BY_NAME[name]
-            qweight, x = _operands(qtype)
-            codes, scales = _rounded(x)
+            qweight, x = random_weights(qtype, ROWS, COLS), random_activations(1, COLS)
+            codes, scales = rounded(x)
             blocks = qweight.shape[1] // qtype.block_bytes
             no, one = np.uint32(0), _ONE_OF_ONE
             run = emulator.emulate(
                 Path(file.name),
                 symbol,
                 (ROWS, 1, 1),
-                (32, kernels[symbol].threads // 32, 1),
+                (LANES, kernels[symbol].threads // LANES, 1),
                 [
-                    *(Input(qweight.numpy()), Input(_q8_1(codes, scales)), None, bytes(80)),
+                    *(Input(qweight.numpy()), Input(q8_1(codes, scales)), None, bytes(80)),
                     Output(poisoned((ROWS,), np.float32)),
                     *(np.uint32(COLS), one, np.uint32(blocks), np.uint32(COLS // 32)),
                     *(np.uint32(ROWS), one, no, no, no, one, no, no, no, no),
                 ],
-                timeout=600,
+                timeout=_TIMEOUT,
             )
-            rounded = codes.double() * scales.half().double()
-            found[name] = _counted(run, qtype, qweight, rounded.ravel())
+            x = (codes.double() * scales.half().double()).view_as(x)
+            found[name] = counted(run, qtype, qweight, x)
     return found
-
-
-def _operands(qtype: QuantType) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights [ROWS, row bytes] of random codes with equal scales, and x [COLS]."""
-    rng = np.random.default_rng(qtype.id)
-    blocks = rng.integers(0, 256, (ROWS * COLS // qtype.block_size, qtype.block_bytes), np.uint8)
-    for offset, item_bytes, count in qtype.wide_fields or ():
-        scales = np.full(item_bytes * count // 2, 0.01, np.float16).view(np.uint8)
-        blocks[:, offset : offset + len(scales)] = scales
-    x = rng.standard_normal(COLS, np.float32)
-    return torch.from_numpy(blocks).view(ROWS, -1), torch.from_numpy(x)
-
-
-def _rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes [blocks, 32] and scales [blocks, 1] of x, rounded to 8 bits."""
-    blocks = x.view(-1, 32)
-    scales = blocks.abs().amax(1, keepdim=True) / 127
-    return torch.round(blocks / scales), scales
-
-
-def _q8_1(codes: torch.Tensor, scales: torch.Tensor) -> NDArray[np.uint8]:
-    """ggml's blocks: scale and sum of the values in float16, then 32 codes."""
-    head = torch.cat([scales, codes.sum(1, keepdim=True) * scales], dim=1).half()
-    parts = [head.view(torch.uint8), codes.to(torch.int8).view(torch.uint8)]
-    return torch.cat(parts, dim=1).numpy()
-
-
-def _counted(
-    run: Run, qtype: QuantType, qweight: torch.Tensor, x: torch.Tensor
-) -> dict[str, float]:
-    """The counts of a run. Raises ValueError when its product is wrong."""
-    values = quant_ops.dequantize(qweight, qtype.id).double()
-    want, size = values @ x, values.abs() @ x.abs()
-    error = (torch.from_numpy(run.outputs[0]).double().ravel() - want).abs()
-    # Sums of the activations are float16 in ggml.
-    if not (error <= 1e-3 * size).all():
-        raise ValueError(f"{qtype.name}: the product is wrong, so its counts say nothing")
-    lanes = 32
-    return {
-        "executed_per_weight": round(run.counts.total() * lanes / (ROWS * COLS), 2),
-        "lines_per_load": round(run.requests[_WEIGHTS] / run.loads[_WEIGHTS], 2),
-        "line_visits": round(run.requests[_WEIGHTS] / run.lines[_WEIGHTS], 2),
-    }

@@ -8,7 +8,7 @@ from typing import Any
 
 from .analysis import Measure
 from .budget import Budget
-from .execution import COLS, EXECUTED, ROWS
+from .execution import COLS, EXECUTED, KERNELS, ROWS, TILE_ROWS, row_name
 from .peer import ARCH, RECORD, recorded, summary
 from .toolchain import CodeObjectFile
 
@@ -42,7 +42,7 @@ def render(
         rows = [m for m in measures if m.arch.name == arch]
         if rows:
             parts.append(f"## {arch}, kernel by kernel\n\n" + _kernels(rows))
-    parts.append(_ggml(measures, budget))
+    parts += [_ggml(measures, budget), _executed()]
     parts.append(_seconds(files))
     return "\n".join(parts)
 
@@ -109,22 +109,35 @@ def _kernel_row(m: Measure) -> list[object]:
 
 
 def _ggml(measures: Sequence[Measure], budget: Budget) -> str:
-    record, executed = recorded(RECORD), recorded(EXECUTED)["rows"]
+    record = recorded(RECORD)
     ours = {m.kernel.name: m for m in measures if m.arch.name == ARCH}
     rows = []
     for name, row in record["rows"].items():
         kernel = budget.data["beside_ggml"].get(name)
         if kernel in ours:
-            rows.append([f"{name}, ours", *_summary_row(summary(ours[kernel]) | executed[name])])
-        rows.append([f"{name}, ggml", *_summary_row(row)])
+            rows.append([f"{name}, ours", *_cells(summary(ours[kernel]), _SUMMARY)])
+        rows.append([f"{name}, ggml", *_cells(row, _SUMMARY)])
     header = (
         "one row of x|VGPRs|static LDS|waves|weights a turn|instructions per weight"
-        "|cycles per weight|dot|loads|of 16 bytes|in flight|executed per weight|lines per load"
-        "|visits of a line"
+        "|cycles per weight|dot|loads|of 16 bytes|in flight"
     )
     return f"## Beside ggml, {ARCH}\n\n{_PEER.format(version=record['version'])}\n" + table(
         header, rows
     )
+
+
+def _executed() -> str:
+    ours = recorded(EXECUTED)["rows"]
+    rows = []
+    for name, row in recorded(RECORD)["rows"].items():
+        own = [row_name(name, kernel) for kernel in KERNELS]
+        rows += [[kernel, *_cells(ours[kernel], _COUNTS)] for kernel in own]
+        rows.append([row_name(name, "matvec of ggml"), *_cells(row, _COUNTS)])
+    header = (
+        "product|instructions per weight|line bytes per weight byte|LDS accesses"
+        "|conflicts per access|matrix|instructions per matrix instruction"
+    )
+    return f"## Executed, {ARCH}\n\n{_COUNTED}\n" + table(header, rows)
 
 
 def _seconds(files: Sequence[CodeObjectFile]) -> str:
@@ -147,20 +160,38 @@ def _seconds(files: Sequence[CodeObjectFile]) -> str:
     )
 
 
-def _summary_row(row: dict[str, Any]) -> list[object]:
-    return [row[key] for key in _SUMMARY]
+def _cells(row: dict[str, Any], keys: Sequence[str]) -> list[object]:
+    return [row[key] for key in keys]
 
 
 _SUMMARY = (
     *("vgprs", "lds_bytes", "waves", "weights_per_turn", "instructions_per_weight"),
     *("cycles_per_weight", "dot", "loads", "load16", "bytes_in_flight"),
-    *("executed_per_weight", "lines_per_load", "line_visits"),
 )
-_PEER = f"""One-row products of this library, packed weights, and of ggml's HIP backend {{version}},
+_COUNTS = (
+    *("executed_per_weight", "line_bytes_per_weight_byte", "lds_accesses"),
+    *("conflicts_per_access", "matrix", "executed_per_matrix"),
+)
+_PEER = """One-row products of this library, packed weights, and of ggml's HIP backend {version},
 read by the same tool (`python -m tools.isa_report --ggml LIBRARY`; docs/amd.md says where the
-library comes from). Up to *in flight* the columns are of the main loop: *weights a turn* of one
-lane, *dot*, *loads* and those *of 16 bytes* of one turn. The last three are counted while the
-emulator multiplies {ROWS} x {COLS} weights, and the result was right: *executed per weight* is
-instructions, with everything before and after the main loop; *lines per load* is how many 128-byte
-lines one load of a wave touches in the weights; *visits of a line* is how often each is asked for.
+library comes from). From *weights a turn* on the columns are of the main loop: *weights a turn* of
+one lane, *dot*, *loads* and those *of 16 bytes* of one turn.
+"""
+_COUNTED = f"""Counted while the emulator multiplies {ROWS} x {COLS} weights by one row of x, or
+{TILE_ROWS} x {COLS} by a chunk of 16 or 64 rows on matrix units, and the result was right. Our
+weights are packed (`python -m tools.isa_report --execute`, and `--ggml LIBRARY` for ggml's).
+
+- *instructions per weight*: of a lane, with everything before and after the main loop.
+- *line bytes per weight byte*: a load that a wave executes touches some 128-byte lines of the
+  weights; each counts once for that load, with all its bytes, and the sum is divided by the bytes
+  of the matrix. 1 is perfect: loads take whole lines, and no two the same. More says what later
+  loads have to find in the cache, not that memory is read again. A tile takes 16 rows at once, up
+  to 16 bytes of each in a load.
+- *LDS accesses*: reads and writes by waves, two for an instruction with two addresses.
+  *conflicts per access*: passes over the banks beyond the fewest that the size of the access
+  takes. By the model of `tools/amd/emulator/banks.py` there are 32 banks of 4 bytes, each serves
+  one word a pass, which lanes can share, and a pass has 32 lanes with up to 4 bytes each, 16 with
+  8, 8 with 16.
+- *matrix*: matrix instructions by waves; *instructions per matrix instruction*: all that were
+  executed, themselves with them.
 """

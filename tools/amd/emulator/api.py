@@ -42,6 +42,8 @@ class Run:
     lines: distinct 128-byte lines that loads touched, by buffer in the order of the arguments.
     loads: executed load instructions, one per wave, by buffer.
     requests: the sum over these of the lines that each touched, by buffer.
+    lds_accesses: reads and writes of LDS, one per wave and address; without atomics.
+    lds_conflicts: passes over the banks of LDS that these needed beyond the fewest (banks.py).
     """
 
     outputs: list[NDArray[Any]]
@@ -50,6 +52,8 @@ class Run:
     lines: dict[int, int]
     loads: Counter[int]
     requests: Counter[int]
+    lds_accesses: int
+    lds_conflicts: int
 
     @property
     def line_requests(self) -> int:
@@ -157,6 +161,8 @@ class Emulator:
             lines=answer.lines,
             loads=answer.loads,
             requests=answer.requests,
+            lds_accesses=answer.lds_accesses,
+            lds_conflicts=answer.lds_conflicts,
         )
 
 

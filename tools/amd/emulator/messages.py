@@ -80,7 +80,7 @@ class LaunchRecord:
 @dataclass
 class Answer:
     """arrays: every buffer afterwards. By buffer, of loads: distinct cache lines; how many a wave
-    executed; the sum of the lines that each touched.
+    executed; the sum of the lines that each touched. Of LDS: accesses of waves and their conflicts.
     """
 
     arrays: list[NDArray[Any]]
@@ -89,6 +89,8 @@ class Answer:
     lines: dict[int, int] = field(default_factory=dict)
     loads: Counter[int] = field(default_factory=Counter)
     requests: Counter[int] = field(default_factory=Counter)
+    lds_accesses: int = 0
+    lds_conflicts: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Watches the emulator step by step: counts instructions and cache lines, checks every address.
+"""Watches the emulator step by step: counts instructions, cache lines and bank conflicts, checks
+every address.
 
 An access outside the buffers that the launch was given raises MemoryFault before it happens, so a
 wild pointer cannot reach the emulator's own memory. LDS accesses are checked for bounds and for
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..disassembly import Instruction
 from ..memory import access_bytes
+from .banks import bank_conflicts
 
 LINE = 128  # bytes of a cache line
 EXEC = 126  # SGPR number of the mask of active lanes
@@ -68,6 +70,8 @@ class Tracer:
         self.lines: dict[int, set[int]] = {r.number: set() for r in regions if r.number is not None}
         self.loads: Counter[int] = Counter()  # by buffer, one per wave
         self.requests: Counter[int] = Counter()  # by buffer, lines
+        self.lds_accesses = 0  # by waves; an instruction with two addresses makes two
+        self.lds_conflicts = 0
         self.lds = LdsRaces(lds_bytes)
         self._arrays: dict[tuple[int, int], NDArray[np.uint32]] = {}
 
@@ -232,6 +236,9 @@ class Tracer:
             for offset in offsets:
                 start = (base + offset) & 0xFFFFFFFF
                 self.lds.touch(_address(s), i.text, start, size, writes, atomic)
+                if not atomic:
+                    self.lds_accesses += 1
+                    self.lds_conflicts += bank_conflicts(lanes, start, size)
 
         return check
 

@@ -77,6 +77,8 @@ class Session:
         self.lines: dict[int, set[int]] = {}
         self.loads: Counter[int] = Counter()
         self.requests: Counter[int] = Counter()
+        self.lds_accesses = 0
+        self.lds_conflicts = 0
         self.error: Exception | None = None
         self._structs: list[ctypes.Structure] = []  # alive as long as the launcher may read them
 
@@ -154,6 +156,8 @@ class Session:
         self.counts += tracer.counts()
         self.loads += tracer.loads
         self.requests += tracer.requests
+        self.lds_accesses += tracer.lds_accesses
+        self.lds_conflicts += tracer.lds_conflicts
         for number, lines in tracer.lines.items():
             self.lines.setdefault(number, set()).update(lines)
         launch = LaunchRecord(self.arch.name, d.kernel.name, d.grid, d.block, d.lds_bytes)
@@ -167,6 +171,8 @@ class Session:
             lines={number: len(lines) for number, lines in self.lines.items()},
             loads=self.loads,
             requests=self.requests,
+            lds_accesses=self.lds_accesses,
+            lds_conflicts=self.lds_conflicts,
         )
 
 
