@@ -26,14 +26,17 @@ template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
 // A stage is 1 KiB of a row or more where it is copied, or less, so that tables have room beside as
-// many waves; it is one step of a lane where it waits in registers.
+// many waves. Where it waits in registers it is one step of a lane, or two small ones: the compiler
+// waits for a stage as a whole.
 template <class T>
 constexpr int kStageChunks =
-    kCopiesAhead && kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024) ? 2 : 1;
+    kCopiesAhead ? (kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024) ? 2 : 1)
+                 : (!kHasTables<T> && sizeof(typename T::Raw) <= 20 ? 2 : 1);
 
 // Stages that are on their way.
 template <class T, class View>
 constexpr int kMatvecAhead = kCopiesAhead                                      ? 3
+                             : kStageChunks<T> == 2                            ? 2
                              : kStepRegisters<T, View> <= 14 && !kHasTables<T> ? 4
                              : kStepRegisters<T, View> <= 32                   ? 2
                                                                                : 1;
