@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import textwrap
 import zlib
@@ -53,6 +54,16 @@ def exact() -> Iterator[None]:
     rocmforge_torch.config.exact = True
     yield
     rocmforge_torch.config.exact = before
+
+
+@pytest.fixture
+def quick_gc() -> Iterator[None]:
+    """Collections look at nothing that was there before: beside all that tests import, each would
+    take the better part of a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -181,6 +181,7 @@ def run_failing(path: Path, infos: list[TensorInfo], link: FakeLink) -> BaseExce
     return None
 
 
+@pytest.mark.usefixtures("quick_gc")
 def test_a_failure_at_any_step_frees_everything(folder: Path) -> None:
     infos, path = make_infos(FAILING), folder / "failing.bin"
     write(path, infos)

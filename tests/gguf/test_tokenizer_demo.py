@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +110,3 @@ def test_stream_holds_characters_back(tokenizer: Tokenizer) -> None:
     assert stream.finish() == ""
     assert [stream.push(token_id) for token_id in ids[:2]] == ["", ""]
     assert stream.finish() == "\ufffd"
-
-
-def test_built_in_time(metadata: dict[str, Any]) -> None:
-    """A second is the aim on an idle machine; three are the limit on a busy one."""
-    seconds = []
-    for _ in range(2):
-        begin = time.process_time()
-        Tokenizer.from_metadata(metadata)
-        seconds.append(time.process_time() - begin)
-    assert min(seconds) < 3.0

@@ -17,6 +17,7 @@ import rocmforge_torch.research  # noqa: F401
 module = sys.modules["rocmforge_torch.research.divergence"]  # its function has taken its name
 
 
+@pytest.mark.usefixtures("quick_gc")
 @pytest.mark.parametrize(("seed", "positions"), [(0, 1), (1, 2), (2, 7), (3, 64)])
 def test_figures_after_every_window(
     seed: int, positions: int, monkeypatch: pytest.MonkeyPatch

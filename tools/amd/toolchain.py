@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -176,18 +177,13 @@ class Toolchain:
         return path
 
     def hipcc(self) -> Path:
-        """A stand-in for ROCm's `hipcc`, for setup.py to find on PATH; returns its folder."""
+        """A stand-in for ROCm's `hipcc` (hipcc.py), for setup.py to find on PATH; returns its
+        folder."""
         folder = BUILD / "bin"
         folder.mkdir(parents=True, exist_ok=True)
-        clang, lld = find_program("clang++"), find_program("lld")
-        compile_flags = " ".join(self.hip_flags([]))
         script = folder / "hipcc"
         script.write_text(
-            "#!/bin/sh\n"
-            f'case " $* " in\n'
-            f'*" -c "*) exec {clang} {compile_flags} "$@" ;;\n'
-            f'*) exec {clang} -fuse-ld={lld} "$@" -lamdhip64 ;;\n'
-            "esac\n"
+            f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m tools.amd.hipcc "$@"\n'
         )
         script.chmod(0o755)
         return folder
