@@ -3,19 +3,18 @@
 // A wave multiplies 16 rows of w by all rows of x of a chunk. A lane turns its weights into float16
 // in registers, where the matrix units take them; the order of k is the one in which the type's
 // steps hold it. The waves of a block share its rows and their columns, and read x through LDS;
-// partial sums meet there in a fixed order.
+// partial sums meet there in a fixed order. Where rows alone give too few blocks, blocks share the
+// columns, too: sums of each split of them go to memory, and another kernel adds them up.
 #pragma once
 
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/mma.h"
 #include "hip/quants/table.h"
-#include "hip/tile.h"
+#include "hip/tile_plan.h"
 #include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
-
-constexpr int kTileWaves = 8;  // of a block
 
 // Weights are multiplied by 2^kTileShift, which puts those of ordinary models (1e-5 to 100) in the
 // middle of what float16 resolves. Types whose scales are powers of two, or whose blocks reach
@@ -41,6 +40,7 @@ struct TileArgs {
   int cols, x_rows;
   int row_waves;  // waves of a block side by side in rows; the others divide the columns
   const __half* x;
+  float* split_sums;  // null if there is one split
   const float* factors;
   const void* bias;
   DType bias_dtype, dtype;
@@ -85,7 +85,7 @@ constexpr int kTileBuffers = kCopiesAhead ? 4 : 2;
 template <int kChunk>
 constexpr int kMostColumnWaves = kChunk < 16   ? 8
                                  : kChunk < 64 ? 4
-                                               : 2;
+                                               : 1;
 
 // What a block keeps of x in LDS. The gap of a region keeps slots on banks of their own.
 template <class T, int kChunk>
@@ -118,13 +118,18 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
   using Acc = TileOf<kHalves>;
   constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
   const int lane = threadIdx.x % kWaveSize, wave = threadIdx.x / kWaveSize;
-  const int row_waves = args.row_waves, column_waves = kTileWaves / row_waves;
+  const int row_waves = kMostColumnWaves<kChunk> > 1 ? args.row_waves : kTileWaves;
+  const int column_waves = kTileWaves / row_waves;
   const int part = wave / row_waves;  // of the columns
   const int64_t block_row = static_cast<int64_t>(blockIdx.x) * row_waves * 16;
   const int chunk = static_cast<int>(blockIdx.y), left = args.x_rows - chunk * kChunk;
   const int x_rows = left < kChunk ? left : kChunk;
-  const int steps = args.cols / (16 * T::kGroups);
-  const int turns = (steps + kSlots - 1) / kSlots, turns_apart = column_waves * kAhead;
+  const int all_steps = args.cols / (16 * T::kGroups), turns_apart = column_waves * kAhead;
+  const int all_turns = (all_steps + kSlots - 1) / kSlots;
+  const int splits = static_cast<int>(gridDim.z), split = static_cast<int>(blockIdx.z);
+  const int split_turns = (all_turns + splits - 1) / splits, first_turn = split * split_turns;
+  const int turns = smaller(all_turns, first_turn + split_turns);
+  const int steps = smaller(all_steps, turns * kSlots);
 
   int64_t rows[kLaneRowsA];
 #pragma unroll
@@ -133,7 +138,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     const int64_t row = block_row + wave % row_waves * 16 + row_of_a(lane, i);
     rows[i] = row < args.w_rows ? row : args.w_rows - 1;
   }
-  // Steps past the last are read like it and multiplied by 0.
+  // Steps past the last of the split are read like it and multiplied by 0.
   const auto step_of = [&](int turn, int slot) {
     const int step = turn * kSlots + slot;
     return step < steps ? step : steps - 1;
@@ -191,15 +196,15 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
 
   Acc sums[kTiles] = {};
 #pragma unroll
-  for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
+  for (int a = 0; a < kAhead; ++a) load(first_turn + part * kAhead + a, raw[a]);
   constexpr int kBehind = kTileBuffers - 1;  // stages on their way while one is used
   if constexpr (kThroughLds<kChunk>) {
 #pragma unroll
-    for (int stage = 0; stage < kBehind; ++stage) fetch(0, stage * kStage, stage);
+    for (int stage = 0; stage < kBehind; ++stage) fetch(first_turn, stage * kStage, stage);
     if constexpr (!kCopiesAhead) land(0);
   }
   int buffer = 0;
-  for (int at = 0; at < turns; at += turns_apart) {
+  for (int at = first_turn; at < turns; at += turns_apart) {
     for_each_group<kPhases>([&](auto phase) {
       constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
       if constexpr (kThroughLds<kChunk> && phase % kStage == 0) {
@@ -261,10 +266,14 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     if (row >= args.w_rows) continue;
     float sum = 0.0f;
     for (int p = 0; p < column_waves; ++p) sum += partial[p * row_waves + n / 16][m][n % 16];
-    constexpr float kPower = 1.0f / (1 << kTileShift<T>);
-    const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
-    store_as(args.dtype, args.out, x_row * args.w_rows + row,
-             sum * (kPower * args.factors[x_row]) + shift);
+    sum *= 1.0f / (1 << kTileShift<T>);
+    const int64_t at = x_row * args.w_rows + row;
+    if (args.split_sums) {
+      args.split_sums[split * (args.x_rows * args.w_rows) + at] = sum;
+    } else {
+      const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
+      store_as(args.dtype, args.out, at, sum * args.factors[x_row] + shift);
+    }
   }
 }
 
@@ -286,15 +295,15 @@ void launch_tile(const TileCall& call) {
   const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
   const int row_waves = row_waves_for<kChunk>(w.rows, chunks);
   const dim3 grid(static_cast<unsigned>((w.rows + 16 * row_waves - 1) / (16 * row_waves)),
-                  static_cast<unsigned>(chunks));
+                  static_cast<unsigned>(chunks), static_cast<unsigned>(call.splits.count));
   const auto kernel =
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
   constexpr int kLds = tile_lds_bytes<T, kChunk>();
   allow_lds(kernel, kLds);
   kernel<<<grid, kTileWaves * device_wave_size(), kLds, static_cast<gpuStream_t>(call.stream)>>>(
       TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
-               row_waves, reinterpret_cast<const __half*>(call.x.values), call.x.factors, call.bias,
-               call.bias_dtype, call.dtype, call.out});
+               row_waves, reinterpret_cast<const __half*>(call.x.values), call.splits.sums,
+               call.x.factors, call.bias, call.bias_dtype, call.dtype, call.out});
 }
 
 template <class Types>
