@@ -44,6 +44,7 @@ template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     tile_input_kernel(const T* __restrict__ x, int64_t stride, int rows, int cols, int chunk_rows,
                       __half* __restrict__ values, float* __restrict__ factors) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   const int pieces = cols / kPiece;
   const T* const from = x + (row < rows ? row : 0) * stride;
@@ -106,10 +107,11 @@ Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int6
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     with_bool(is_aligned(x, stride * static_cast<int64_t>(sizeof(T))), [&](auto aligned) {
-      tile_input_kernel<T, decltype(aligned)::value>
-          <<<static_cast<unsigned>(written), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-              static_cast<const T*>(x), stride, static_cast<int>(rows), static_cast<int>(cols),
-              out.chunk_rows, reinterpret_cast<__half*>(out.values), out.factors);
+      launch_early(tile_input_kernel<T, decltype(aligned)::value>,
+                   dim3(static_cast<unsigned>(written)), dim3(kThreads), 0,
+                   static_cast<gpuStream_t>(stream), static_cast<const T*>(x), stride,
+                   static_cast<int>(rows), static_cast<int>(cols), out.chunk_rows,
+                   reinterpret_cast<__half*>(out.values), out.factors);
     });
   });
   return launch_status();

@@ -197,6 +197,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
   Acc sums[kTiles] = {};
 #pragma unroll
   for (int a = 0; a < kAhead; ++a) load(first_turn + part * kAhead + a, raw[a]);
+  // Before the kernel that writes x could start, no other was left that writes weights.
+  follow_previous();
   constexpr int kBehind = kTileBuffers - 1;  // stages on their way while one is used
   if constexpr (kThroughLds<kChunk>) {
 #pragma unroll
@@ -300,7 +302,9 @@ void launch_tile(const TileCall& call) {
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
   constexpr int kLds = tile_lds_bytes<T, kChunk>();
   allow_lds(kernel, kLds);
-  kernel<<<grid, kTileWaves * device_wave_size(), kLds, static_cast<gpuStream_t>(call.stream)>>>(
+  launch_early(
+      kernel, grid, dim3(static_cast<unsigned>(kTileWaves * device_wave_size())), kLds,
+      static_cast<gpuStream_t>(call.stream),
       TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
                row_waves, reinterpret_cast<const __half*>(call.x.values), call.splits.sums,
                call.x.factors, call.bias, call.bias_dtype, call.dtype, call.out});

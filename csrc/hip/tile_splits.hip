@@ -20,6 +20,7 @@ struct SplitSums {
 
 // A thread to a result; the order of the splits is fixed.
 __global__ void __launch_bounds__(kThreads) tile_splits_kernel(SplitSums args) {
+  follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= args.total) return;
   const int64_t x_row = i / args.w_rows, row = i - x_row * args.w_rows;
@@ -47,8 +48,8 @@ Status sum_tile_splits(const TileCall& call) {
   const SplitSums args{call.splits.sums,        call.splits.count, static_cast<int>(call.w.rows),
                        call.rows * call.w.rows, call.x.factors,    call.bias,
                        call.bias_dtype,         call.dtype,        call.out};
-  tile_splits_kernel<<<static_cast<unsigned>(divided(args.total, kThreads)), kThreads, 0,
-                       static_cast<gpuStream_t>(call.stream)>>>(args);
+  launch_early(tile_splits_kernel, dim3(static_cast<unsigned>(divided(args.total, kThreads))),
+               dim3(kThreads), 0, static_cast<gpuStream_t>(call.stream), args);
   return launch_status();
 }
 
