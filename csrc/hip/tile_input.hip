@@ -2,7 +2,7 @@
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/mma.h"
-#include "hip/tile.h"
+#include "hip/tile_plan.h"
 
 namespace rocmforge::gpu {
 namespace {
@@ -102,8 +102,9 @@ TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols) {
 Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
                   const TileInput& out, Stream stream) {
   if (rows == 0 || cols == 0) return nullptr;
-  // Rows past the last fill tiles of 16: their products are not used, but computed.
-  const int64_t written = round_up(rows, out.chunk_rows < 16 ? out.chunk_rows : 16);
+  // Rows past the last fill what is multiplied at once: their products are not used, but computed.
+  const int64_t written =
+      round_up(rows, out.chunk_rows < kTileRowsAtOnce ? out.chunk_rows : kTileRowsAtOnce);
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     with_bool(is_aligned(x, stride * static_cast<int64_t>(sizeof(T))), [&](auto aligned) {
