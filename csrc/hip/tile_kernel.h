@@ -137,13 +137,15 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
   const int row_waves = kMostColumnWaves<kChunk> > 1 ? args.row_waves : kTileWaves;
   const int column_waves = kTileWaves / row_waves;
   const int part = wave / row_waves;  // of the columns
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * row_waves * kWaveRows;
-  const int chunk = static_cast<int>(blockIdx.y), left = args.x_rows - chunk * kChunk;
+  // Neighbouring blocks take the chunks of x for the same rows of w, which memory then gives once.
+  const int chunks = (args.x_rows + kChunk - 1) / kChunk, block = static_cast<int>(blockIdx.x);
+  const int64_t block_row = static_cast<int64_t>(block / chunks) * row_waves * kWaveRows;
+  const int chunk = block % chunks, left = args.x_rows - chunk * kChunk;
   const int x_rows = left < kChunk ? left : kChunk;
   const int read_rows = (x_rows + kAtOnce - 1) / kAtOnce * kAtOnce;
   const int all_steps = args.cols / (16 * T::kGroups), turns_apart = column_waves * kAhead;
   const int all_turns = (all_steps + kSlots - 1) / kSlots;
-  const int splits = static_cast<int>(gridDim.z), split = static_cast<int>(blockIdx.z);
+  const int splits = static_cast<int>(gridDim.y), split = static_cast<int>(blockIdx.y);
   const int split_turns = (all_turns + splits - 1) / splits, first_turn = split * split_turns;
   const int turns = smaller(all_turns, first_turn + split_turns);
   const int steps = smaller(all_steps, turns * kSlots);
@@ -333,8 +335,8 @@ void launch_tile(const TileCall& call) {
   const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
   const int row_waves = row_waves_for<kChunk>(w.rows, chunks);
   const int block_rows = 16 * kWaveSpans<kChunk> * row_waves;
-  const dim3 grid(static_cast<unsigned>((w.rows + block_rows - 1) / block_rows),
-                  static_cast<unsigned>(chunks), static_cast<unsigned>(call.splits.count));
+  const dim3 grid(static_cast<unsigned>((w.rows + block_rows - 1) / block_rows * chunks),
+                  static_cast<unsigned>(call.splits.count));
   const auto kernel =
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
   constexpr int kLds = tile_lds_bytes<T, kChunk>();
