@@ -16,20 +16,30 @@ struct TileInput {
   int chunk_rows;  // kTileRows, or fewer where there is only one chunk
 };
 
-// Bytes of a workspace for TileInput, which place_tile_input divides.
+// Bytes of memory for TileInput, which place_tile_input divides.
 int64_t tile_input_bytes(int64_t rows, int64_t cols);
-TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols);
+TileInput place_tile_input(void* memory, int64_t rows, int64_t cols);
 
 // x [rows, cols], rows `stride` elements apart, with the alignment of its elements. A row with an
 // infinity or a NaN keeps it.
 Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
                   const TileInput& out, Stream stream);
 
+// Columns are divided among blocks where rows alone would leave compute units idle.
+struct TileSplits {
+  int count;
+  float* sums;  // [count][rows][w.rows], products of each split; null if there is one
+};
+
+// How many splits a product of the current device is best made of.
+int tile_splits(int64_t rows, int64_t w_rows, int64_t cols);
+
 // out[m, n] = x[m] . w[n] + bias[n] for m < rows, with weights rounded to float16, summed in
 // float32.
 struct TileCall {
   QuantMatrix w;
   TileInput x;
+  TileSplits splits;
   int64_t rows;
   const void* bias;  // [w.rows] or null
   DType bias_dtype;
@@ -40,10 +50,12 @@ struct TileCall {
 
 Status tile(const TileCall& call);
 
-// The same for the types of one family each (quants/table.h), which are compiled apart.
+// The same for the types of one family each (quants/table.h), which are compiled apart; several
+// splits are left in splits.sums, from which sum_tile_splits makes the result.
 Status tile_simple(const TileCall& call);
 Status tile_k(const TileCall& call);
 Status tile_grid(const TileCall& call);
 Status tile_small(const TileCall& call);
+Status sum_tile_splits(const TileCall& call);
 
 }  // namespace rocmforge::gpu

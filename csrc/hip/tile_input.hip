@@ -2,7 +2,7 @@
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/mma.h"
-#include "hip/tile.h"
+#include "hip/tile_plan.h"
 
 namespace rocmforge::gpu {
 namespace {
@@ -44,6 +44,7 @@ template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     tile_input_kernel(const T* __restrict__ x, int64_t stride, int rows, int cols, int chunk_rows,
                       __half* __restrict__ values, float* __restrict__ factors) {
+  follow_previous();
   const int row = static_cast<int>(blockIdx.x);
   const int pieces = cols / kPiece;
   const T* const from = x + (row < rows ? row : 0) * stride;
@@ -101,15 +102,17 @@ TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols) {
 Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
                   const TileInput& out, Stream stream) {
   if (rows == 0 || cols == 0) return nullptr;
-  // Rows past the last fill tiles of 16: their products are not used, but computed.
-  const int64_t written = round_up(rows, out.chunk_rows < 16 ? out.chunk_rows : 16);
+  // Rows past the last fill what is multiplied at once: their products are not used, but computed.
+  const int64_t written =
+      round_up(rows, out.chunk_rows < kTileRowsAtOnce ? out.chunk_rows : kTileRowsAtOnce);
   with_dtype(dtype, [&](auto element) {
     using T = decltype(element);
     with_bool(is_aligned(x, stride * static_cast<int64_t>(sizeof(T))), [&](auto aligned) {
-      tile_input_kernel<T, decltype(aligned)::value>
-          <<<static_cast<unsigned>(written), kThreads, 0, static_cast<gpuStream_t>(stream)>>>(
-              static_cast<const T*>(x), stride, static_cast<int>(rows), static_cast<int>(cols),
-              out.chunk_rows, reinterpret_cast<__half*>(out.values), out.factors);
+      launch_early(tile_input_kernel<T, decltype(aligned)::value>,
+                   dim3(static_cast<unsigned>(written)), dim3(kThreads), 0,
+                   static_cast<gpuStream_t>(stream), static_cast<const T*>(x), stride,
+                   static_cast<int>(rows), static_cast<int>(cols), out.chunk_rows,
+                   reinterpret_cast<__half*>(out.values), out.factors);
     });
   });
   return launch_status();

@@ -1,21 +1,21 @@
 // The tile kernel, a template over type, layout and rows of x; instances are in tile_*.hip.
 //
-// A wave multiplies 16 rows of w by all rows of x of a chunk. A lane turns its weights into float16
-// in registers, where the matrix units take them; the order of k is the one in which the type's
-// steps hold it. The waves of a block share its rows and their columns, and read x through LDS;
-// partial sums meet there in a fixed order.
+// A wave multiplies 16 rows of w, or twice as many, by all rows of x of a chunk. A lane turns its
+// weights into float16 in registers, where the matrix units take them; the order of k is the one in
+// which the type's steps hold it. The waves of a block share its rows and their columns, and read x
+// through LDS; partial sums meet there in a fixed order. Where rows alone give too few blocks,
+// blocks share the columns, too: sums of each split of them go to memory, and another kernel adds
+// them up.
 #pragma once
 
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/mma.h"
 #include "hip/quants/table.h"
-#include "hip/tile.h"
+#include "hip/tile_plan.h"
 #include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
-
-constexpr int kTileWaves = 8;  // of a block
 
 // Weights are multiplied by 2^kTileShift, which puts those of ordinary models (1e-5 to 100) in the
 // middle of what float16 resolves. Types whose scales are powers of two, or whose blocks reach
@@ -31,9 +31,9 @@ inline constexpr int kTileShift<MXFP4> = 0;
 template <>
 inline constexpr int kTileShift<NVFP4> = 0;
 
-// Steps of a row whose loads a lane keeps under way.
+// Steps of a row whose loads a lane keeps under way: one where it takes many registers, or long.
 template <class T>
-constexpr int kTileAhead = sizeof(typename T::Raw) <= 24 ? 2 : 1;
+constexpr int kTileAhead = sizeof(typename T::Raw) <= 24 && T::kGroups < 8 ? 2 : 1;
 
 struct TileArgs {
   const uint8_t* w;
@@ -41,6 +41,7 @@ struct TileArgs {
   int cols, x_rows;
   int row_waves;  // waves of a block side by side in rows; the others divide the columns
   const __half* x;
+  float* split_sums;  // null if there is one split
   const float* factors;
   const void* bias;
   DType bias_dtype, dtype;
@@ -85,66 +86,95 @@ constexpr int kTileBuffers = kCopiesAhead ? 4 : 2;
 template <int kChunk>
 constexpr int kMostColumnWaves = kChunk < 16   ? 8
                                  : kChunk < 64 ? 4
-                                               : 2;
+                                               : 1;
+
+// Spans of 16 rows of w that a wave multiplies by what it reads of x.
+template <int kChunk>
+constexpr int kWaveSpans = kChunk < 64 ? 1 : kTileWaveSpans;
+
+// Spans of every row of x in a stage, at most: the more, the fewer barriers.
+template <int kChunk>
+constexpr int kStageSpans = kChunk < 64 || !kCopiesAhead ? 4 : 8;
 
 // What a block keeps of x in LDS. The gap of a region keeps slots on banks of their own.
 template <class T, int kChunk>
 struct TileStages {
-  static constexpr int kPhases = kTileAhead<T> * T::kGroups, kStage = smaller(4 / kSlots, kPhases);
+  static constexpr int kPhases = kTileAhead<T> * T::kGroups;
+  static constexpr int kStage = smaller(kStageSpans<kChunk> / kSlots, kPhases);
   static constexpr int kRegion = 16 * kChunk + 16, kShare = kStage * kSlots * kRegion;  // halves
-  static_assert(kStage * kSlots <= 4);
+  static_assert(kPhases % kStage == 0);
   static constexpr int kParts = kMostColumnWaves<kChunk>;
   static constexpr int kPieces = kStage * kSlots * 2 * kChunk;  // of 16 bytes, to a part
   static constexpr int kThreads = kTileWaves * kWaveSize;
   static constexpr int kEach = (kPieces * kParts + kThreads - 1) / kThreads;
 };
 
+// Sums of a column in LDS: 16 rows, and room that puts neighbouring columns in other banks where
+// there is LDS for it.
+constexpr int kSumRows = kCopiesAhead ? 20 : 16;
+
 // LDS of a block, which stages of x have first, then sums. Host code does not know kSlots.
 template <class T, int kChunk>
 constexpr int tile_lds_bytes() {
   using X = TileStages<T, kChunk>;
-  constexpr int kSumBytes = kTileWaves * kChunk * 16 * 4, kMostSpans = 4;  // kStage * kSlots
-  constexpr int kStageBytes = X::kParts * kMostSpans * X::kRegion * 2;
+  constexpr int kSumBytes = kTileWaves * kWaveSpans<kChunk> * kChunk * kSumRows * 4;
+  constexpr int kStageBytes = X::kParts * kStageSpans<kChunk> * X::kRegion * 2;
   constexpr int kStaged = kThroughLds<kChunk> ? kTileBuffers * kStageBytes : 0;
   return kSumBytes > kStaged ? kSumBytes : kStaged;
 }
 
 template <class T, class View, int kChunk>
-__global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
+__global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTileUnitBlocks)
     tile_kernel(TileArgs args) {
   using X = TileStages<T, kChunk>;
   constexpr int kThreads = X::kThreads;
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
   constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
+  constexpr int kSpans = kWaveSpans<kChunk>, kWaveRows = 16 * kSpans;
+  constexpr int kAtOnce = smaller(kChunk, kTileRowsAtOnce);
   const int lane = threadIdx.x % kWaveSize, wave = threadIdx.x / kWaveSize;
-  const int row_waves = args.row_waves, column_waves = kTileWaves / row_waves;
+  const int row_waves = kMostColumnWaves<kChunk> > 1 ? args.row_waves : kTileWaves;
+  const int column_waves = kTileWaves / row_waves;
   const int part = wave / row_waves;  // of the columns
-  const int64_t block_row = static_cast<int64_t>(blockIdx.x) * row_waves * 16;
-  const int chunk = static_cast<int>(blockIdx.y), left = args.x_rows - chunk * kChunk;
+  // Neighbouring blocks take the chunks of x for the same rows of w, which memory then gives once.
+  const int chunks = (args.x_rows + kChunk - 1) / kChunk, block = static_cast<int>(blockIdx.x);
+  const int64_t block_row = static_cast<int64_t>(block / chunks) * row_waves * kWaveRows;
+  const int chunk = block % chunks, left = args.x_rows - chunk * kChunk;
   const int x_rows = left < kChunk ? left : kChunk;
-  const int steps = args.cols / (16 * T::kGroups);
-  const int turns = (steps + kSlots - 1) / kSlots, turns_apart = column_waves * kAhead;
+  const int read_rows = (x_rows + kAtOnce - 1) / kAtOnce * kAtOnce;
+  const int all_steps = args.cols / (16 * T::kGroups), turns_apart = column_waves * kAhead;
+  const int all_turns = (all_steps + kSlots - 1) / kSlots;
+  const int splits = static_cast<int>(gridDim.y), split = static_cast<int>(blockIdx.y);
+  const int split_turns = (all_turns + splits - 1) / splits, first_turn = split * split_turns;
+  const int turns = smaller(all_turns, first_turn + split_turns);
+  const int steps = smaller(all_steps, turns * kSlots);
 
-  int64_t rows[kLaneRowsA];
+  int64_t rows[kSpans][kLaneRowsA];
 #pragma unroll
-  for (int i = 0; i < kLaneRowsA; ++i) {
-    // Rows past the last are computed like it and left out.
-    const int64_t row = block_row + wave % row_waves * 16 + row_of_a(lane, i);
-    rows[i] = row < args.w_rows ? row : args.w_rows - 1;
+  for (int r = 0; r < kSpans; ++r) {
+#pragma unroll
+    for (int i = 0; i < kLaneRowsA; ++i) {
+      // Rows past the last are computed like it and left out.
+      const int64_t row = block_row + wave % row_waves * kWaveRows + 16 * r + row_of_a(lane, i);
+      rows[r][i] = row < args.w_rows ? row : args.w_rows - 1;
+    }
   }
-  // Steps past the last are read like it and multiplied by 0.
+  // Steps past the last of the split are read like it and multiplied by 0.
   const auto step_of = [&](int turn, int slot) {
     const int step = turn * kSlots + slot;
     return step < steps ? step : steps - 1;
   };
-  typename T::Raw raw[kAhead][kLaneRowsA];
-  const auto load = [&](int turn, typename T::Raw(&to)[kLaneRowsA]) {
+  typename T::Raw raw[kAhead][kSpans][kLaneRowsA];
+  const auto load = [&](int turn, typename T::Raw(&to)[kSpans][kLaneRowsA]) {
     const int s = step_of(turn, slot(lane));
 #pragma unroll
-    for (int i = 0; i < kLaneRowsA; ++i) {
-      to[i] =
-          T::load(View(args.w, args.w_rows, args.row_bytes, rows[i]), s / kSteps<T>, s % kSteps<T>);
+    for (int r = 0; r < kSpans; ++r) {
+#pragma unroll
+      for (int i = 0; i < kLaneRowsA; ++i) {
+        const View view(args.w, args.w_rows, args.row_bytes, rows[r][i]);
+        to[r][i] = T::load(view, s / kSteps<T>, s % kSteps<T>);
+      }
     }
   };
 
@@ -156,12 +186,15 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
   const __half* const x = args.x + static_cast<int64_t>(chunk) * args.cols * kChunk;
   LdsCopy pieces[X::kEach] = {};
   const auto each_piece = [&](auto body) {
+    // Of all pieces of a thread the row and the half of the span are the same.
+    constexpr int kPlaces = X::kStage * kSlots, kApart = kThreads / (2 * kChunk);
+    const int thread = static_cast<int>(threadIdx.x), row = thread % kChunk;
+    if (row >= read_rows) return;
 #pragma unroll
     for (int j = 0; j < X::kEach; ++j) {
-      const int piece = j * kThreads + static_cast<int>(threadIdx.x), row = piece % kChunk;
-      if (piece < X::kPieces * column_waves && row < x_rows + 15) {
-        body(pieces[j], piece / X::kPieces, piece % X::kPieces / (2 * kChunk), piece / kChunk % 2,
-             row);
+      const int place = j * kApart + thread / (2 * kChunk);
+      if (place < kPlaces * column_waves) {
+        body(pieces[j], place / kPlaces, place % kPlaces, thread / kChunk % 2, row);
       }
     }
   };
@@ -189,17 +222,19 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     });
   };
 
-  Acc sums[kTiles] = {};
+  Acc sums[kSpans][kTiles] = {};
 #pragma unroll
-  for (int a = 0; a < kAhead; ++a) load(part * kAhead + a, raw[a]);
+  for (int a = 0; a < kAhead; ++a) load(first_turn + part * kAhead + a, raw[a]);
+  // Before the kernel that writes x could start, no other was left that writes weights.
+  follow_previous();
   constexpr int kBehind = kTileBuffers - 1;  // stages on their way while one is used
   if constexpr (kThroughLds<kChunk>) {
 #pragma unroll
-    for (int stage = 0; stage < kBehind; ++stage) fetch(0, stage * kStage, stage);
+    for (int stage = 0; stage < kBehind; ++stage) fetch(first_turn, stage * kStage, stage);
     if constexpr (!kCopiesAhead) land(0);
   }
   int buffer = 0;
-  for (int at = 0; at < turns; at += turns_apart) {
+  for (int at = first_turn; at < turns; at += turns_apart) {
     for_each_group<kPhases>([&](auto phase) {
       constexpr int a = phase / T::kGroups, g = phase % T::kGroups;
       if constexpr (kThroughLds<kChunk> && phase % kStage == 0) {
@@ -210,10 +245,13 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
       const int turn = at + part * kAhead + a;
       const bool inside = turn * kSlots + slot(lane) < steps;
       const int s = step_of(turn, slot(lane)), step = s % kSteps<T>;
-      Span<__half> weights[kLaneRowsA];
+      Span<__half> weights[kSpans][kLaneRowsA];
 #pragma unroll
-      for (int i = 0; i < kLaneRowsA; ++i) {
-        weights[i] = half_values<T>(T::template decode<g>(raw[a][i], step), inside);
+      for (int r = 0; r < kSpans; ++r) {
+#pragma unroll
+        for (int i = 0; i < kLaneRowsA; ++i) {
+          weights[r][i] = half_values<T>(T::template decode<g>(raw[a][r][i], step), inside);
+        }
       }
       if constexpr (g == T::kGroups - 1) load(turn + turns_apart, raw[a]);
       const __half* from = nullptr;
@@ -225,14 +263,15 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
       }
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
-        if (kTiles > 1 && t * Acc::kCols >= x_rows) break;
+        if (t > 0 && t * Acc::kCols % kAtOnce == 0 && t * Acc::kCols >= x_rows) break;
         Span<__half> values[kHalves];
 #pragma unroll
         for (int j = 0; j < kHalves; ++j) {
           constexpr int apart = kThroughLds<kChunk> ? 8 : kHalfApart<T>;
           values[j] = load_halves(from + 8 * (t * Acc::kCols + row_of_b(lane, j)), apart * kChunk);
         }
-        mma(sums[t], weights, values);
+#pragma unroll
+        for (int r = 0; r < kSpans; ++r) mma(sums[r][t], weights[r], values);
       }
       if constexpr (kThroughLds<kChunk> && (phase + 1) % kStage == 0) {
         buffer = (buffer + 1) % kTileBuffers;
@@ -245,26 +284,36 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
     await_copies<0>();
     __syncthreads();  // sums take the place of x
   }
-  auto* const partial = reinterpret_cast<float (*)[kChunk][16]>(memory);  // [wave]
+  auto* const partial = reinterpret_cast<float (*)[kChunk][kSumRows]>(memory);  // of spans
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
+  for (int r = 0; r < kSpans; ++r) {
 #pragma unroll
-    for (int e = 0; e < Acc::kElements; ++e) {
-      partial[wave][t * Acc::kCols + acc_col(lane, e)][acc_row(lane, e)] = sums[t].values[e];
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int e = 0; e < Acc::kElements; ++e) {
+        partial[wave * kSpans + r][t * Acc::kCols + acc_col(lane, e)][acc_row(lane, e)] =
+            sums[r][t].values[e];
+      }
     }
   }
   __syncthreads();
-  const int block_rows = row_waves * 16;
+  const int block_rows = row_waves * kWaveRows;
   for (int i = threadIdx.x; i < x_rows * block_rows; i += kThreads) {
     const int m = i / block_rows, n = i - m * block_rows;
     const int64_t row = block_row + n, x_row = static_cast<int64_t>(chunk) * kChunk + m;
     if (row >= args.w_rows) continue;
     float sum = 0.0f;
-    for (int p = 0; p < column_waves; ++p) sum += partial[p * row_waves + n / 16][m][n % 16];
-    constexpr float kPower = 1.0f / (1 << kTileShift<T>);
-    const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
-    store_as(args.dtype, args.out, x_row * args.w_rows + row,
-             sum * (kPower * args.factors[x_row]) + shift);
+    for (int p = 0; p < column_waves; ++p) {
+      sum += partial[p * row_waves * kSpans + n / 16][m][n % 16];
+    }
+    sum *= 1.0f / (1 << kTileShift<T>);
+    const int64_t at = x_row * args.w_rows + row;
+    if (args.split_sums) {
+      args.split_sums[split * (args.x_rows * args.w_rows) + at] = sum;
+    } else {
+      const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
+      store_as(args.dtype, args.out, at, sum * args.factors[x_row] + shift);
+    }
   }
 }
 
@@ -273,7 +322,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : 2)
 template <int kChunk>
 int row_waves_for(int64_t w_rows, int64_t chunks) {
   const int64_t tiles = (w_rows + 15) / 16 * chunks;
-  constexpr int kBlocks = kChunk < 16 ? 6 : kChunk < 64 ? 3 : 1;
+  constexpr int kBlocks = kChunk < 16 ? 6 : 3;
   const int64_t blocks = kBlocks * int64_t{device_compute_units()};
   int waves = kTileWaves / kMostColumnWaves<kChunk>;
   while (2 * waves <= kTileWaves && tiles / (2 * waves) >= blocks) waves *= 2;
@@ -285,16 +334,19 @@ void launch_tile(const TileCall& call) {
   const QuantMatrix& w = call.w;
   const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
   const int row_waves = row_waves_for<kChunk>(w.rows, chunks);
-  const dim3 grid(static_cast<unsigned>((w.rows + 16 * row_waves - 1) / (16 * row_waves)),
-                  static_cast<unsigned>(chunks));
+  const int block_rows = 16 * kWaveSpans<kChunk> * row_waves;
+  const dim3 grid(static_cast<unsigned>((w.rows + block_rows - 1) / block_rows * chunks),
+                  static_cast<unsigned>(call.splits.count));
   const auto kernel =
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
   constexpr int kLds = tile_lds_bytes<T, kChunk>();
   allow_lds(kernel, kLds);
-  kernel<<<grid, kTileWaves * device_wave_size(), kLds, static_cast<gpuStream_t>(call.stream)>>>(
+  launch_early(
+      kernel, grid, dim3(static_cast<unsigned>(kTileWaves * device_wave_size())), kLds,
+      static_cast<gpuStream_t>(call.stream),
       TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
-               row_waves, reinterpret_cast<const __half*>(call.x.values), call.x.factors, call.bias,
-               call.bias_dtype, call.dtype, call.out});
+               row_waves, reinterpret_cast<const __half*>(call.x.values), call.splits.sums,
+               call.x.factors, call.bias, call.bias_dtype, call.dtype, call.out});
 }
 
 template <class Types>

@@ -134,13 +134,17 @@ void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight
   const gpu::QuantMatrix& w = weight.matrix;
   Tensor input = as_matrix(x, w.cols);
   if (input.stride(1) != 1) input = torch::stable::contiguous(input);
-  const int64_t rows = input.size(0);
+  const int64_t rows = input.size(0), input_bytes = gpu::tile_input_bytes(rows, w.cols);
+  gpu::TileSplits splits{gpu::tile_splits(rows, w.rows, w.cols), nullptr};
+  const int64_t sums = splits.count > 1 ? splits.count * rows * w.rows : 0;
   const Tensor workspace = torch::stable::new_empty(
-      x, std::vector<int64_t>{gpu::tile_input_bytes(rows, w.cols)}, ScalarType::Byte);
-  const gpu::TileInput values = gpu::place_tile_input(workspace.mutable_data_ptr(), rows, w.cols);
+      x, std::vector<int64_t>{input_bytes + sums * int64_t{sizeof(float)}}, ScalarType::Byte);
+  auto* const memory = static_cast<char*>(workspace.mutable_data_ptr());
+  const gpu::TileInput values = gpu::place_tile_input(memory, rows, w.cols);
+  if (sums > 0) splits.sums = reinterpret_cast<float*>(memory + input_bytes);
   launch.done(gpu::tile_input(gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows, w.cols,
                               values, launch.stream()));
-  launch.done(gpu::tile({w, values, rows, bias ? bias->const_data_ptr() : nullptr,
+  launch.done(gpu::tile({w, values, splits, rows, bias ? bias->const_data_ptr() : nullptr,
                          bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
                          out.mutable_data_ptr(), launch.stream()}));
 }

@@ -11,6 +11,7 @@ from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.quant_types import QuantType
 from tests.ops.quant_blocks import named, random_blocks
 from tools.amd.emulator import Emulator, Run, Struct
+from tools.amd.emulator.messages import Buffer
 
 pytestmark = pytest.mark.emulated
 MATRIX = {"gfx1100": "v_wmma_", "gfx1201": "v_wmma_", "gfx942": "v_mfma_"}
@@ -54,27 +55,39 @@ def tile(
     qweight: torch.Tensor,
     layout: int = 0,
     bias: torch.Tensor | None = None,
+    splits: int = 1,
 ) -> tuple[torch.Tensor, Run]:
     """x [rows, K], its rows perhaps apart, times qweight [n, row_bytes] in file order."""
     rows, n = len(x), len(qweight)
     values, factors = tile_input(emulator, arch, x)
     data = pack_weight(qweight, row.id) if layout else qweight
-    fields: list[Field] = [
-        *matrix_fields(row, data, layout),
-        (
-            "struct",
-            Struct([pointer(give(values)), pointer(give(factors)), ("c_int", values.shape[2])]),
-        ),
-        ("c_int64", rows),
-        pointer(give(bias)),
-        ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
-        ("c_int", DTYPE_CODES[x.dtype]),
-        pointer(take((rows, n), x.dtype)),
-        pointer(None),
-    ]
-    function = f"tile_{FAMILY[row.name]}"
-    run = emulator.launch(HIP / f"{function}.hip", arch, function, [Struct(fields)])
-    return from_bits(run.outputs[0], x.dtype), run
+
+    def call(sums: Buffer | None, out: Buffer | None) -> Struct:
+        fields: list[Field] = [
+            *matrix_fields(row, data, layout),
+            (
+                "struct",
+                Struct([pointer(give(values)), pointer(give(factors)), ("c_int", values.shape[2])]),
+            ),
+            ("struct", Struct([("c_int", splits), pointer(sums)])),
+            ("c_int64", rows),
+            pointer(give(bias)),
+            ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
+            ("c_int", DTYPE_CODES[x.dtype]),
+            pointer(out),
+            pointer(None),
+        ]
+        return Struct(fields)
+
+    function, out = f"tile_{FAMILY[row.name]}", take((rows, n), x.dtype)
+    if splits == 1:
+        run = emulator.launch(HIP / f"{function}.hip", arch, function, [call(None, out)])
+        return from_bits(run.outputs[0], x.dtype), run
+    sums = take((splits, rows, n), torch.float32)
+    run = emulator.launch(HIP / f"{function}.hip", arch, function, [call(sums, None)])
+    given = give(torch.from_numpy(run.outputs[0]))
+    summed = emulator.launch(HIP / "tile_splits.hip", arch, "sum_tile_splits", [call(given, out)])
+    return from_bits(summed.outputs[0], x.dtype), run
 
 
 def weights(row: QuantType, n: int, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +133,8 @@ def test_rows_in_half_precision(
     chunk = values.shape[2]
     back = values.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
     assert torch.equal(back[:rows].double() * factors[:rows, None], as_half(x))
-    used = -(-rows // 16) * 16
+    at_once = min(chunk, 32)
+    used = -(-rows // at_once) * at_once
     assert (back[rows:used] == 0).all()
     assert back[used:].isnan().all(), "rows that no tile reads are not written"
     assert chunk == chunk_rows(rows)
@@ -167,6 +181,33 @@ def test_columns_of_every_wave(emulator: Emulator) -> None:
         qweight, values = weights(row, 16, 39)
         x = torch.randn(4, 39 * 32)
         assert_is_half_product(tile(emulator, arch, row, x, qweight, 1)[0], x, values)
+
+
+@pytest.mark.parametrize("arch", MATRIX)
+@pytest.mark.parametrize("splits", [2, 3, 9])
+def test_splits_of_the_columns(emulator: Emulator, arch: str, splits: int) -> None:
+    """Rows and columns that no tile or split ends at; the last of nine splits has nothing to do."""
+    row = named("Q4_0")
+    qweight, values = weights(row, 21, 17)
+    x = torch.randn(18, 17 * 32).half()
+    bias = torch.randn(21)
+    got, run = tile(emulator, arch, row, x, qweight, 1, bias, splits)
+    assert [launch.grid[1] for launch in run.launches] == [splits]
+    assert_is_half_product(got, x, values, bias)
+    again, _ = tile(emulator, arch, row, x, qweight, 0, bias, splits)
+    assert torch.equal(again, got)
+
+
+@pytest.mark.parametrize("rows", [33, 65])
+@pytest.mark.parametrize("name", ["Q1_0", "Q6_K", "IQ3_S", "Q8_0"])
+def test_splits_of_other_types(emulator: Emulator, name: str, rows: int) -> None:
+    """Turns of other widths than a split, and several chunks of x."""
+    row = named(name)
+    blocks = 5 * 128 // min(row.block_size, 128) if row.block_size < 256 else 3
+    qweight, values = weights(row, 5, blocks)
+    x = torch.randn(rows, values.shape[1])
+    got, _ = tile(emulator, "gfx1100", row, x, qweight, 1, None, 2)
+    assert_is_half_product(got, x, values)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
