@@ -93,8 +93,10 @@ def total_of(read: Tensor | Normed, total: Tensor | None) -> Tensor:
 def _is_one_op(norm: RMSNorm, x: Tensor, block: nn.Module | None) -> bool:
     """Whether the op spares launches, and nobody looks at what is between."""
     # A subclass may do other things with its input.
-    layer = block.input_layer() if block and "input_layer" in vars(type(block)) else None
-    if type(layer) is not QuantLinear and type(layer) is not QuantGatedLinear:
+    if not isinstance(block, Block) or "input_layer" not in vars(type(block)):
+        return False
+    layer = block.input_layer()
+    if not isinstance(layer, QuantLinear) or type(layer) not in (QuantLinear, QuantGatedLinear):
         return False
     if layer.layout != PACKED or not _has_few_rows(x):
         return False

@@ -45,7 +45,9 @@ def cache_view(cache: Tensor, name: str) -> Struct:
     return Struct([("c_int", CACHE_CODES[name]), ("c_void_p", give(cache)), *strides])
 
 
-def run(emulator: Emulator, arch: str, case: Case, call: Call, exact: bool) -> tuple[Tensor, Run]:
+def run(
+    emulator: Emulator, arch: str, case: Case, call: Call, exact: bool, at_rest: bool = False
+) -> tuple[Tensor, Run]:
     q, k, v, table = call.q, call.k, call.v, call.table
     shape = (*q.shape[:3], call.wanted.shape[3])
     options = call.options
@@ -73,7 +75,7 @@ def run(emulator: Emulator, arch: str, case: Case, call: Call, exact: bool) -> t
             ("c_float", options.get("softcap", 0.0)),
             ("c_bool", options.get("causal", True)),
             ("c_bool", exact),
-            ("c_bool", False),
+            ("c_bool", at_rest),
         ]
     )
     workspace = Output(np.full(WORKSPACE_BYTES, 0xFF, np.uint8))

@@ -17,14 +17,15 @@ pytestmark = pytest.mark.emulated
 MATRIX = {"gfx1100": "v_wmma_", "gfx1201": "v_wmma_", "gfx942": "v_mfma_"}
 
 
-def chunk_rows(rows: int) -> int:
-    return 16 if rows <= 16 else 64
+def chunk_rows(arch: str, rows: int) -> int:
+    fewest = 16 if arch in MATRIX else 8
+    return fewest if rows <= fewest else 16 if rows <= 16 else 64
 
 
 def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Values [chunks, cols / 8, rows of a chunk, 8] and factors of x, whose rows may be apart."""
     base = x if x._base is None else x._base
-    (rows, cols), chunk = x.shape, chunk_rows(len(x))
+    (rows, cols), chunk = x.shape, chunk_rows(arch, len(x))
     chunks, offset = -(-rows // chunk), int(x.storage_offset())
     values = take((chunks, cols // 8, chunk, 8), torch.float16)
     factors = take((chunks * chunk,), torch.float32)
@@ -137,7 +138,7 @@ def test_rows_in_half_precision(
     used = -(-rows // at_once) * at_once
     assert (back[rows:used] == 0).all()
     assert back[used:].isnan().all(), "rows that no tile reads are not written"
-    assert chunk == chunk_rows(rows)
+    assert chunk == chunk_rows(arch, rows)
 
 
 @pytest.mark.parametrize("row", QUANTIZED, ids=lambda row: row.name)

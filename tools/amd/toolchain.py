@@ -29,6 +29,9 @@ LLVM_VERSIONS = ("-19", "-20", "-21", "")
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
+REPRESENTATIVE = Path(__file__).with_name("representative.hip")
+
+
 class ToolchainError(Exception):
     """Something needed is missing or a compilation failed; the message says what to do."""
 
@@ -45,7 +48,7 @@ def representative_sources() -> list[Path]:
         r"|attention_(tile|decode)_(bf16|e4m3|e5m2|q4_0)\.)"
     )
     light = [source for source in kernel_sources() if not heavy.match(source.name)]
-    return [*light, Path(__file__).with_name("representative.hip")]
+    return [*light, REPRESENTATIVE]
 
 
 @dataclass(frozen=True)

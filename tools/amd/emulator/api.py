@@ -91,10 +91,10 @@ class Emulator:
         """
         files = [sources] if isinstance(sources, Path) else list(sources)
         library = self._toolchain.host_library(files)
-        symbol, types = _launcher(library, function)
+        symbol, types = launcher(library, function)
         if len(types) != len(values):
             raise EmulationError(f"{function} takes {len(types)} arguments, got {len(values)}")
-        buffers = _numbered(values)
+        buffers = numbered(values)
         return self._request(
             Call(
                 codes=[c.path for c in self._toolchain.compile_all(kernels or files, [arch])],
@@ -129,7 +129,7 @@ class Emulator:
         if len(found) != 1:
             names = ", ".join(k.name for k in code.kernels.values())
             raise EmulationError(f"{len(found)} kernels called {kernel}; the file has {names}")
-        buffers = _numbered(values)
+        buffers = numbered(values)
         plain: list[Value] = [_by_value(v) for v in values]
         request = Direct(code_object, found[0], grid, block, lds_bytes, buffers, plain)
         return self._request(request, buffers, timeout)
@@ -166,7 +166,7 @@ class Emulator:
         )
 
 
-def _numbered(values: Sequence[object]) -> list[Buffer]:
+def numbered(values: Sequence[object]) -> list[Buffer]:
     inside = [v.buffers() if isinstance(v, Struct) else [v] for v in values]
     buffers = [v for group in inside for v in group if isinstance(v, Buffer)]
     for number, buffer in enumerate(buffers):
@@ -180,7 +180,7 @@ def _by_value(value: Buffer | Struct | np.generic | bytes | None) -> Value:
     return value.tobytes() if isinstance(value, np.generic) else value
 
 
-def _launcher(library: Path, function: str) -> tuple[str, list[str]]:
+def launcher(library: Path, function: str) -> tuple[str, list[str]]:
     """Symbol and argument types (names of ctypes) of `rocmforge::gpu::FUNCTION`."""
     lines = run([find_program("llvm-nm"), "-D", "--defined-only", library]).splitlines()
     symbols = [line.split()[-1] for line in lines]

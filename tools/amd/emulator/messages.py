@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,23 @@ class Struct:
         values = [value for _, value in self.fields]
         inside = [v.buffers() if isinstance(v, Struct) else [v] for v in values]
         return [v for group in inside for v in group if isinstance(v, Buffer)]
+
+    def placed(self, address: Callable[[Buffer], int]) -> ctypes.Structure:
+        """As C has it, with the addresses of its buffers."""
+        fields: list[Any] = [
+            f.placed(address)
+            if isinstance(f, Struct)
+            else address(f)
+            if isinstance(f, Buffer)
+            else f
+            for _, f in self.fields
+        ]
+        kinds = [
+            type(field) if isinstance(field, ctypes.Structure) else getattr(ctypes, kind)
+            for field, (kind, _) in zip(fields, self.fields, strict=True)
+        ]
+        names = [(f"field{i}", kind) for i, kind in enumerate(kinds)]
+        return type("Layout", (ctypes.Structure,), {"_fields_": names})(*fields)
 
 
 Value = Buffer | Struct | int | float | bytes

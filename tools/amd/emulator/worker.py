@@ -85,28 +85,20 @@ class Session:
     def value(self, value: Value) -> int | float | bytes:
         """An address for a buffer or a struct, everything else as it is."""
         if isinstance(value, Buffer):
-            return self.buffers[value.number].region.start
+            return self._address(value)
         return self._struct(value) if isinstance(value, Struct) else value
 
     def _struct(self, value: Struct) -> int:
-        made = self._made(value)
+        made = value.placed(self._address)
         self._structs.append(made)
         return ctypes.addressof(made)
 
-    def _made(self, value: Struct) -> ctypes.Structure:
-        fields = [
-            self._made(f) if isinstance(f, Struct) else self.value(f) for _, f in value.fields
-        ]
-        kinds = [
-            type(field) if isinstance(field, ctypes.Structure) else getattr(ctypes, kind)
-            for field, (kind, _) in zip(fields, value.fields, strict=True)
-        ]
-        names = [(f"field{i}", kind) for i, kind in enumerate(kinds)]
-        return type("Layout", (ctypes.Structure,), {"_fields_": names})(*fields)
-
     def struct_bytes(self, value: Struct) -> bytes:
         """A struct as a kernel takes it by value."""
-        return bytes(self._made(value))
+        return bytes(value.placed(self._address))
+
+    def _address(self, buffer: Buffer) -> int:
+        return self.buffers[buffer.number].region.start
 
     def code_with(self, symbol: str) -> LoadedCode:
         """The code object that has a kernel. Raises ValueError when none does."""
