@@ -238,4 +238,9 @@ def _for_assembler(instruction: Instruction) -> str:
     if instruction.mnemonic.startswith("buffer_"):
         # Spilled registers on gfx1030, at which llvm-mca 19 crashes; a global load issues alike.
         return "global_load_dword v0, v[0:1], off"
+    if " vcc, " in instruction.text and re.match(
+        r"v_(add|sub|subrev)_co_u32", instruction.mnemonic
+    ):
+        # Before CDNA's matrix instructions llvm-mca 19 waits for ever; without a carry it does not.
+        return "v_add_u32_e32 v0, v0, v0"
     return instruction.text

@@ -36,7 +36,9 @@ ROWS = 1024  # of the weights of a matvec
 TILE_ROWS = 256
 _HIP = CSRC / "hip"
 _MATVEC = [_HIP / "matvec.hip", *sorted(_HIP.glob("matvec_*.hip"))]
-_TILE = [_HIP / f"tile{family}.hip" for family in ("", "_simple", "_k", "_grid", "_small")]
+_TILE = [
+    _HIP / f"tile{family}.hip" for family in ("", "_splits", "_simple", "_k", "_grid", "_small")
+]
 _ONE_OF_ONE = np.array([1, 0, 1], np.uint32).tobytes()  # a divisor of 1, prepared
 _TIMEOUT = 600.0  # seconds
 
@@ -56,7 +58,7 @@ def execute_matvec(emulator: Emulator, qtype: QuantType) -> dict[str, float]:
             ("c_void_p", 0),
         ]
     )
-    run = emulator.launch(_MATVEC, ARCH, "matvec", [call], _TIMEOUT)
+    run = emulator.launch(_MATVEC, ARCH, "matvec", [call, None], _TIMEOUT)
     codes, scales = rounded(x)
     return counted(run, qtype, qweight, (codes.double() * scales.double()).view_as(x))
 
@@ -73,6 +75,7 @@ def execute_tile(emulator: Emulator, qtype: QuantType, rows: int) -> dict[str, f
         [
             *packed_matrix(qtype, qweight),
             ("struct", tile_input),
+            ("struct", Struct([("c_int", 1), ("c_void_p", 0)])),  # not split
             ("c_int64", rows),
             ("c_void_p", 0),
             ("c_int", FLOAT32),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rocmforge_torch.quant_types import QUANT_TYPES_BY_NAME, QuantType
 
-_OURS = re.compile(r"^\w+<(\w+),.*\b(\d+)>$")
+_OURS = re.compile(r"^(?!\w*input_kernel)\w+<(\w+),.*\b(\d+)>$")  # no product's input
 
 
 @dataclass(frozen=True)
