@@ -169,7 +169,7 @@ def composed(emulator: Emulator, arch: str, call: Call) -> list[Tensor]:
     written = run(
         "cache",
         "kv_cache_write",
-        [*targets, DTYPE_CODES[dtype], give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, False, None],
+        [*targets, DTYPE_CODES[dtype], give(SLOTS), TOKENS, PLACES, BLOCK_SIZE, 1, None],
     )
     return [q, *(torch.from_numpy(np.array(o)) for o in written)]
 
