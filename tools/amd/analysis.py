@@ -231,6 +231,13 @@ def issue_cycles(arch: Architecture, bodies: dict[str, Loop]) -> dict[str, float
     return dict(zip(bodies, throughput, strict=True))
 
 
+# With a carry for 64 lanes -> what issues alike without one.
+_CARRYING_64 = {
+    re.compile(r"v_(add|sub|subrev|addc|subb|subbrev)_co_u32.* vcc\b"): "v_add_u32_e32 v0, v0, v0",
+    re.compile(r"v_mad_[iu]64_[iu]32\w* \S+, (vcc|s\[)"): "v_mul_lo_u32 v0, v0, v0",
+}
+
+
 def _for_assembler(instruction: Instruction) -> str:
     """The instruction's text; where a branch goes does not matter."""
     if instruction.target is not None:
@@ -238,9 +245,8 @@ def _for_assembler(instruction: Instruction) -> str:
     if instruction.mnemonic.startswith("buffer_"):
         # Spilled registers on gfx1030, at which llvm-mca 19 crashes; a global load issues alike.
         return "global_load_dword v0, v[0:1], off"
-    if " vcc, " in instruction.text and re.match(
-        r"v_(add|sub|subrev)_co_u32", instruction.mnemonic
-    ):
-        # Before CDNA's matrix instructions llvm-mca 19 waits for ever; without a carry it does not.
-        return "v_add_u32_e32 v0, v0, v0"
+    # Where CDNA's matrix instructions follow an addition with a carry llvm-mca 19 waits for ever.
+    for carrying, alike in _CARRYING_64.items():
+        if carrying.match(instruction.text):
+            return alike
     return instruction.text
