@@ -125,7 +125,7 @@ Course course_of(const AttentionCall& call) {
   plan.rows = static_cast<int>(call.queries) * plan.group;
   plan.tile_rows = tile_rows(course.method);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
-  plan.whole_keys = course.method == Method::kDecode ? kWholeKeys : 0;
+  plan.whole_keys = course.method == Method::kExact ? 0 : kWholeKeys;
   const int64_t blocks = std::max<int64_t>(pairs * plan.tiles, 1);
   const int64_t wanted = kBlocksPerUnit * device_compute_units() / blocks;
   const int64_t most = std::min(kMostSplits, ceil_div(room_of(call), kKeysPerSplit));

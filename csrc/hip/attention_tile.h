@@ -191,8 +191,10 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
   const int first_row = work.tile * kTileRows;
   const int last_row = (plan.rows - first_row > kTileRows ? first_row + kTileRows : plan.rows) - 1;
   KeyRange range = tile_keys(call, length, first_row / plan.group, last_row / plan.group);
+  work.splits = splits_of(plan, range);
+  if (work.split >= work.splits) return;
   range.begin -= range.begin % Shape::kKeys;
-  range = split_keys(range, work.split, plan.splits, Shape::kKeys);
+  range = split_keys(range, work.split, work.splits, Shape::kKeys);
 
   // The wave's rows: those that there are not are the last one's, and never written.
   const int wave_row = first_row + wave / Shape::kDimParts * 16;

@@ -14,7 +14,7 @@ constexpr int64_t kMaxMatvecCols = 32768;
 
 struct MatvecCall {
   QuantMatrix w;  // at most kMaxMatvecCols columns
-  const void* x;  // [rows, w.cols], contiguous, with the alignment of its elements
+  const void* x;  // [rows, w.cols], contiguous, 16-byte aligned
   int64_t rows;
   const void* bias;  // [w.rows] or null
   DType bias_dtype;

@@ -188,9 +188,8 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   follow_previous();
   typename Rows::Loaded loaded[Rows::kFetched];
   X::fetch(rows, args.cols, loaded);
-  if (!begun) load(0);
-#pragma unroll
-  for (int a = 1; a < kAhead; ++a) load(a);
+#pragma unroll(kCopiesAhead ? 1 : kAhead)
+  for (int a = begun; a < kAhead; ++a) load(a);
 
   rest = lds_address(rest);
   const X x(rest, args.cols);
@@ -236,7 +235,17 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
 #pragma unroll
     for (float& sum : sums) sum = 0.0f;
   };
-  while (at.pair < args.pairs) for_each_group<kAhead>(work);
+  if constexpr (kCopiesAhead) {
+    // Places in LDS need no code of their own, and code that is not in a cache is waited for.
+    int a = 0;
+#pragma unroll 1
+    while (at.pair < args.pairs) {
+      work(a);
+      a = a + 1 == kAhead ? 0 : a + 1;
+    }
+  } else {
+    while (at.pair < args.pairs) for_each_group<kAhead>(work);
+  }
   if (parts == 1) return;
 
   // Waves that share a pair: there is one round, and the first of them adds up.

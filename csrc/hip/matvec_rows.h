@@ -66,17 +66,9 @@ struct NormedRow {
                                        float (&values)[kRoundedAtOnce]) {
     LoadedWords total = loaded.x;
     values_of(dtype, total, values);
-    if (norm.residual) {
-      float others[kRoundedAtOnce];
-      values_of(dtype, loaded.residual, others);
-#pragma unroll
-      for (int i = 0; i < kRoundedAtOnce; ++i) values[i] += others[i];
-      total = words_of(dtype, values);
-      values_of(dtype, total, values);
-    }
+    if (norm.residual) total = add_words(dtype, loaded.residual, values);
     if (writes_total && col < cols) store_words_of(dtype, norm.total, col, total);
-#pragma unroll
-    for (const float value : values) squares = fmaf(value, value, squares);
+    squares = add_squares(squares, values);
     if (!norm.weight) return;
     float weights[kRoundedAtOnce];
     values_of(norm.weight_dtype, loaded.weight, weights);

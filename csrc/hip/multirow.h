@@ -11,7 +11,7 @@ constexpr int64_t kMaxMultirowRows = 16;
 
 struct MultirowCall {
   QuantMatrix w;
-  const void* x;     // [rows, w.cols], contiguous, with the alignment of its elements
+  const void* x;     // [rows, w.cols], contiguous, 16-byte aligned
   int64_t rows;      // at most kMaxMultirowRows
   void* workspace;   // multirow_workspace_bytes, 16-byte aligned
   const void* bias;  // [w.rows] or null

@@ -100,15 +100,9 @@ __global__ void __launch_bounds__(kNormedInputThreads)
     float values[kRoundedAtOnce];
     values_of(input.dtype, total, values);
     if (norm.residual) {
-      float others[kRoundedAtOnce];
-      values_of(input.dtype, load_words_of(input.dtype, norm.residual, from + col), others);
-#pragma unroll
-      for (int i = 0; i < kRoundedAtOnce; ++i) values[i] += others[i];
-      total = words_of(input.dtype, values);
-      values_of(input.dtype, total, values);
+      total = add_words(input.dtype, load_words_of(input.dtype, norm.residual, from + col), values);
     }
-#pragma unroll
-    for (const float value : values) squares = fmaf(value, value, squares);
+    squares = add_squares(squares, values);
     store_words_of(input.dtype, norm.total, from + col, total);
     if (col == first) held = total;
   }

@@ -15,31 +15,18 @@ struct LoadedWords {
   uint32_t words[kRoundedAtOnce];
 };
 
-// Values from element `at` of x on.
+// Values from element `at` of x on, a multiple of kRoundedAtOnce; x is 16-byte aligned.
 __device__ __forceinline__ LoadedWords load_words_of(DType dtype, const void* x, int64_t at) {
-  LoadedWords loaded;
-  const bool aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0;
+  LoadedWords loaded = {};
+  const auto* bytes = static_cast<const uint8_t*>(x);
   if (dtype == DType::kFloat32) {
-    const auto* from = static_cast<const uint32_t*>(x) + at;
-    if (aligned) {
-      load_words<kRoundedAtOnce, 16>(reinterpret_cast<const uint8_t*>(from), loaded.words);
-    } else {
-      load_words<kRoundedAtOnce, 4>(reinterpret_cast<const uint8_t*>(from), loaded.words);
-    }
-    return loaded;
-  }
-  const auto* from = static_cast<const uint16_t*>(x) + at;
-  uint32_t pairs[kRoundedAtOnce / 2];
-  if (aligned) {
-    load_words<kRoundedAtOnce / 2, 16>(reinterpret_cast<const uint8_t*>(from), pairs);
+    load_words<kRoundedAtOnce, 16>(bytes + 4 * at, loaded.words);
   } else {
+    uint32_t pairs[kRoundedAtOnce / 2];
+    load_words<kRoundedAtOnce / 2, 16>(bytes + 2 * at, pairs);
 #pragma unroll
-    for (int i = 0; i < kRoundedAtOnce / 2; ++i) {
-      pairs[i] = from[2 * i] | static_cast<uint32_t>(from[2 * i + 1]) << 16;
-    }
+    for (int i = 0; i < kRoundedAtOnce / 2; ++i) loaded.words[i] = pairs[i];
   }
-#pragma unroll
-  for (int i = 0; i < kRoundedAtOnce / 2; ++i) loaded.words[i] = pairs[i];
   return loaded;
 }
 
@@ -73,6 +60,25 @@ __device__ __forceinline__ LoadedWords words_of(DType dtype,
     }
   }
   return words;
+}
+
+// Adds others to values and rounds the sums to dtype: values as they are stored, and how.
+__device__ __forceinline__ LoadedWords add_words(DType dtype, const LoadedWords& others,
+                                                 float (&values)[kRoundedAtOnce]) {
+  float added[kRoundedAtOnce];
+  values_of(dtype, others, added);
+#pragma unroll
+  for (int i = 0; i < kRoundedAtOnce; ++i) values[i] += added[i];
+  const LoadedWords sums = words_of(dtype, values);
+  values_of(dtype, sums, values);
+  return sums;
+}
+
+// The squares of values added to a sum of others.
+__device__ __forceinline__ float add_squares(float squares, const float (&values)[kRoundedAtOnce]) {
+#pragma unroll
+  for (const float value : values) squares = fmaf(value, value, squares);
+  return squares;
 }
 
 // To element `at` of `out` on, a multiple of kRoundedAtOnce; `out` is 16-byte aligned.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/gpu.h"
+#include "ops/row_view.h"
 
 namespace rocmforge {
 
@@ -12,7 +13,7 @@ struct NormWeight {
 
   explicit NormWeight(const std::optional<Tensor>& weight) {
     if (!weight) return;
-    tensor = torch::stable::contiguous(*weight);
+    tensor = aligned_contiguous(*weight);
     dtype = gpu_dtype(*tensor);
     data = tensor->const_data_ptr();
   }

@@ -55,7 +55,7 @@ bool norms_on_the_way(const NormProduct& call, const QuantTypeInfo& type, const 
 void normed_product(const GpuLaunch& launch, const NormProduct& call, const NormWeight& weight,
                     const Weight& matrix, Tensor& out, Tensor& total) {
   std::optional<Tensor> residual, shifts;
-  if (call.residual) residual = torch::stable::contiguous(*call.residual);
+  if (call.residual) residual = aligned_contiguous(*call.residual);
   if (call.bias) shifts = torch::stable::contiguous(*call.bias);
   std::optional<gpu::Activation> act;
   if (call.gated()) act = gate_of(call.act);

@@ -12,6 +12,7 @@
 #include "hip/multirow.h"
 #include "hip/tile.h"
 #include "ops/control.h"
+#include "ops/row_view.h"
 
 namespace rocmforge {
 namespace {
@@ -177,7 +178,7 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                      std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
                      const gpu::InputNorm* norm) {
-  const Tensor input = torch::stable::contiguous(x);
+  const Tensor input = aligned_contiguous(x);
   const int64_t rows = x.numel() / weight.matrix.cols;
   const auto* const shifts = bias ? bias->const_data_ptr() : nullptr;
   const gpu::DType shift_type = bias ? gpu_dtype(*bias) : gpu::DType::kFloat32;

@@ -13,6 +13,13 @@ inline Tensor contiguous_rows(const Tensor& t) {
   return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
 }
 
+// t, or a copy of it, contiguous and where whole 16 bytes can be read at once.
+inline Tensor aligned_contiguous(const Tensor& t) {
+  const Tensor dense = torch::stable::contiguous(t);
+  const bool aligned = reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0;
+  return aligned ? dense : torch::stable::clone(dense);
+}
+
 // Row i of `tensor` stands at (i / inner) * outer_stride + (i % inner) * inner_stride, in elements.
 // Holds the tensor that its owner points into.
 struct StridedRows {
