@@ -248,7 +248,11 @@ def cuda_arch_flags(archs: list[str]) -> tuple[list[str], list[str]]:
     can run."""
     numbers = [a.removesuffix("+PTX").replace(".", "") for a in archs]
     newest = max(numbers, key=lambda n: int(n.rstrip("af")))
-    flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
+    # sm_90a is sm_90 with matrix units for four waves together, which no other card has.
+    exact = ["90a" if n == "90" else n for n in numbers]
+    flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in exact]
+    if "90a" in exact:
+        flags.append("-DROCMFORGE_WARPGROUPS")
     flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
     return flags, [*(f"sm_{n}" for n in numbers), f"compute_{newest}"]
 

@@ -20,7 +20,12 @@ constexpr int kWholeKeys = 257;         // fewer are done before a merge would b
 // they add up, and in which order, is fixed.
 __global__ void __launch_bounds__(kMergeThreads)
     attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
-  if (!call.at_rest) follow_previous();
+  // What comes next has time to load its weights: mostly there is nothing to do here.
+  if (call.at_rest) {
+    let_next_begin();
+  } else {
+    follow_previous();
+  }
   __shared__ float2 stats[kMostSplits];
   __shared__ float factors[kMostSplits], sums[kMergeThreads];
   const auto kv_heads = static_cast<int>(call.kv_heads);

@@ -55,6 +55,10 @@ inline int device_lds_bytes() {
   return hipDeviceGetAttribute(&bytes, what, device) == hipSuccess ? bytes : 0;
 }
 
+// Whether the current device has matrix units that serve four waves together, and the library code
+// for them (warpgroup_mma.h).
+inline bool device_has_warpgroups() { return false; }
+
 // Has to precede a launch with that much dynamic LDS.
 template <typename Kernel>
 void allow_lds(Kernel, int) {}
@@ -290,7 +294,8 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
 
 // A kernel that launch_early() starts may begin while the one before it in the stream still runs.
 // It calls follow_previous() before it touches memory that another kernel writes or reads: that
-// waits for those before it, and lets the next one begin. Here the start is an ordinary one.
+// waits for those before it, and lets the next one begin; let_next_begin() does that before. Here
+// the start is an ordinary one.
 constexpr bool kStartsEarly = false;
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
@@ -298,6 +303,7 @@ void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpu
   kernel<<<grid, block, lds, stream>>>(args...);
 }
 __device__ __forceinline__ void follow_previous() {}
+__device__ __forceinline__ void let_next_begin() {}
 
 #else  // nvcc
 
@@ -332,6 +338,18 @@ inline int device_lds_bytes() {
   if (cudaGetDevice(&device) != cudaSuccess) return 0;
   const auto what = cudaDevAttrMaxSharedMemoryPerBlockOptin;
   return cudaDeviceGetAttribute(&bytes, what, device) == cudaSuccess ? bytes : 0;
+}
+
+inline bool device_has_warpgroups() {
+#if defined(ROCMFORGE_WARPGROUPS)
+  int device = 0, major = 0, minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         major == 9 && minor == 0;
+#else
+  return false;
+#endif
 }
 
 template <typename Kernel>
@@ -592,11 +610,16 @@ void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpu
   // A failure is the last error, too.
   (void)cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
 }
+__device__ __forceinline__ void let_next_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 __device__ __forceinline__ void follow_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+  let_next_begin();
 }
 
 #endif

@@ -12,7 +12,8 @@ struct InputNorm {
   const void* weight;    // [cols], 16-byte aligned, or null
   DType weight_dtype;
   float eps;
-  void* total;  // [rows, cols], 16-byte aligned; written
+  void* total;          // [rows, cols], 16-byte aligned; written
+  bool weight_at_rest;  // whether no kernel that may still run writes to it
 };
 
 }  // namespace rocmforge::gpu

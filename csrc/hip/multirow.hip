@@ -26,8 +26,10 @@ Status product(const MultirowCall& call, bool gated, Activation act, const Input
 }  // namespace
 
 int64_t multirow_workspace_bytes(int64_t rows, int64_t cols) {
-  // No type has more beside its codes than 12 bytes for 16 of them; stages are up to 512 columns.
-  return (rows <= 8 ? 8 : 16) * ((cols + 511) / 512 * 512) * 7 / 4;
+  // No type has more beside its codes than 12 bytes for 16 of them; stages are up to 512 columns. A
+  // norm leaves a sum of squares for some columns of each row.
+  const int64_t stages = (cols + 511) / 512;
+  return (rows <= 8 ? 8 : 16) * stages * (512 * 7 / 4 + static_cast<int64_t>(sizeof(float)));
 }
 
 Status multirow(const MultirowCall& call, const InputNorm* norm) {

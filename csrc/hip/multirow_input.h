@@ -74,74 +74,66 @@ __global__ void __launch_bounds__(kMultirowInputThreads)
   if (col < width) input.store(row, col, rounded);
 }
 
-constexpr int kNormedInputThreads = 512;
-
-// A row to a block, which norms it before. A thread takes kRoundedAtOnce neighbours at a time.
+// The same of rows that are normed. What the norm multiplies a row by, the product can be
+// multiplied by as well: here only squares are summed up, those of every block apart,
+// [row][blockIdx.x].
 template <class T, int kCols>
-__global__ void __launch_bounds__(kNormedInputThreads)
-    normed_multirow_input_kernel(MultirowInput<T, kCols> input, int width, InputNorm norm) {
-  follow_previous();
-  const int row = static_cast<int>(blockIdx.x);
-  const int cols = row < input.rows ? input.cols : 0;
-  const int64_t from = static_cast<int64_t>(row) * input.cols;
-  constexpr int kStep = kNormedInputThreads * kRoundedAtOnce;
-  const int first = static_cast<int>(threadIdx.x) * kRoundedAtOnce;
-  const auto weight_at = [&](int col) {
-    return norm.weight && col < cols ? load_words_of(norm.weight_dtype, norm.weight, col)
-                                     : LoadedWords{};
+__global__ void __launch_bounds__(kMultirowInputThreads)
+    normed_multirow_input_kernel(MultirowInput<T, kCols> input, int width, InputNorm norm,
+                                 float* squares) {
+  const int row = static_cast<int>(blockIdx.y);
+  const int at = static_cast<int>(blockIdx.x * kMultirowInputThreads + threadIdx.x);
+  const int col = at * kRoundedAtOnce;
+  const bool inside = row < input.rows && col < input.cols;
+  const int64_t from = static_cast<int64_t>(row) * input.cols + col;
+  const auto load_weight = [&] {
+    return norm.weight && inside ? load_words_of(norm.weight_dtype, norm.weight, col)
+                                 : LoadedWords{};
   };
-  // What is used first is kept; of later columns the total is read again.
-  LoadedWords held = {};
-  const LoadedWords held_weight = weight_at(first);
-  float squares = 0.0f;
-#pragma unroll 1
-  for (int col = first; col < cols; col += kStep) {
-    LoadedWords total = load_words_of(input.dtype, input.x, from + col);
-    float values[kRoundedAtOnce];
+  // A weight that waits for nobody is not behind what the next kernel asks memory for.
+  const bool begun = kStartsEarly && norm.weight_at_rest;
+  LoadedWords weight = {}, total = {};
+  if (begun) weight = load_weight();
+  follow_previous();
+  if (!begun) weight = load_weight();
+  float values[kRoundedAtOnce] = {};
+  if (inside) {
+    total = load_words_of(input.dtype, input.x, from);
+    LoadedWords residual = {};
+    if (norm.residual) residual = load_words_of(input.dtype, norm.residual, from);
     values_of(input.dtype, total, values);
-    if (norm.residual) {
-      total = add_words(input.dtype, load_words_of(input.dtype, norm.residual, from + col), values);
-    }
-    squares = add_squares(squares, values);
-    store_words_of(input.dtype, norm.total, from + col, total);
-    if (col == first) held = total;
+    if (norm.residual) total = add_words(input.dtype, residual, values);
+    store_words_of(input.dtype, norm.total, from, total);
   }
-  const float mean = block_sum<kNormedInputThreads>(squares) / static_cast<float>(input.cols);
-  const float factor = cols > 0 ? rsqrtf(mean + norm.eps) : 0.0f;
-  // Whole waves go round, for the shuffles.
-#pragma unroll 1
-  for (int start = 0; start < width; start += kStep) {
-    const int col = start + first;
-    LoadedWords total = held, weight = held_weight;
-    if (start > 0) {
-      total = col < cols ? load_words_of(input.dtype, norm.total, from + col) : LoadedWords{};
-      weight = weight_at(col);
-    }
-    float values[kRoundedAtOnce], weights[kRoundedAtOnce];
-    values_of(input.dtype, total, values);
+  const float sum = block_sum<kMultirowInputThreads>(add_squares(0.0f, values));
+  if (threadIdx.x == 0) squares[row * static_cast<int>(gridDim.x) + blockIdx.x] = sum;
+  if (norm.weight) {
+    float weights[kRoundedAtOnce];
     values_of(norm.weight_dtype, weight, weights);
-    if (norm.weight) {
 #pragma unroll
-      for (int i = 0; i < kRoundedAtOnce; ++i) values[i] *= weights[i];
-    }
-    Rounding<T> rounded(values);
-    rounded.multiply(factor);
-    if (col < width) input.store(row, col, rounded);
+    for (int i = 0; i < kRoundedAtOnce; ++i) values[i] *= weights[i];
   }
+  const Rounding<T> rounded(values);
+  if (col < width) input.store(row, col, rounded);
 }
 
+// Blocks to a row.
+inline int multirow_input_parts(int width) {
+  constexpr int kColsOfBlock = kMultirowInputThreads * kRoundedAtOnce;
+  return (width + kColsOfBlock - 1) / kColsOfBlock;
+}
+
+// squares [kCols, multirow_input_parts(width)]: with a norm, of the rows' totals.
 template <class T, int kCols>
 void launch_multirow_input(const MultirowInput<T, kCols>& input, int width, const InputNorm* norm,
-                           Stream stream) {
-  if (norm) {
-    return launch_early(normed_multirow_input_kernel<T, kCols>, dim3(kCols),
-                        dim3(kNormedInputThreads), 0, static_cast<gpuStream_t>(stream), input,
-                        width, *norm);
-  }
-  constexpr int kColsOfBlock = kMultirowInputThreads * kRoundedAtOnce;
-  const dim3 grid(static_cast<unsigned>((width + kColsOfBlock - 1) / kColsOfBlock), kCols);
-  launch_early(multirow_input_kernel<T, kCols>, grid, dim3(kMultirowInputThreads), 0,
-               static_cast<gpuStream_t>(stream), input, width);
+                           float* squares, Stream stream) {
+  const dim3 grid(static_cast<unsigned>(multirow_input_parts(width)), kCols);
+  const auto launch = [&](auto kernel, const auto&... more) {
+    launch_early(kernel, grid, dim3(kMultirowInputThreads), 0, static_cast<gpuStream_t>(stream),
+                 input, width, more...);
+  };
+  norm ? launch(normed_multirow_input_kernel<T, kCols>, *norm, squares)
+       : launch(multirow_input_kernel<T, kCols>);
 }
 
 }  // namespace rocmforge::gpu

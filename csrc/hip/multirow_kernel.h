@@ -24,6 +24,9 @@ struct MultirowArgs {
   int round_tiles;                      // of a block, whose tiles take rounds
   int phases, phase_stages;             // of x; in each round
   const uint8_t* x;                     // bodies
+  const float* squares;                 // [kCols, square_parts] of rows that are normed, or null
+  int square_parts;
+  float eps;
   int x_rows, out_cols;
   const void* bias;
   DType bias_dtype, dtype;
@@ -213,7 +216,14 @@ __device__ __forceinline__ void copy_x(const uint8_t* from, uint8_t* to, int byt
   }
 }
 
-constexpr int kMultirowThreads = kCopiesAhead ? 512 : 256;
+// Threads of a block, at most. Half of a multiprocessor is left to the kernel that comes next, but
+// for types whose lanes need more time than their loads.
+template <class T>
+constexpr bool kBusyLanes = LdsTables<T>::kWords > 0 || (T::kMins && T::kSpan == 1);
+template <class T>
+constexpr int kMultirowThreads = kCopiesAhead && kBusyLanes<T> ? 512 : 256;
+template <class T>
+constexpr int kMultirowBlocks = kCopiesAhead ? 512 / kMultirowThreads<T> : 1;  // registers for
 
 // Where a wave is: the pass, which is a phase of a round, the stages of it that are left to the
 // wave, and which is next, of which tile of the round.
@@ -242,7 +252,8 @@ struct MultirowPass {
 };
 
 template <class T, class View, int kCols>
-__global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowArgs args) {
+__global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
+    multirow_kernel(MultirowArgs args) {
   using B = Body<T, kCols>;
   using S = Stage<T>;
   using Weights = TileSupply<T, View>;
@@ -313,6 +324,13 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
   __syncthreads();  // some are read at once
   const LdsTables<T> tables(table_words);
   follow_previous();
+  __shared__ float row_factors[kCols];
+  if (args.squares && threadIdx.x < kCols) {
+    const float* const squares = args.squares + static_cast<int>(threadIdx.x) * args.square_parts;
+    float sum = 0.0f;
+    for (int i = 0; i < args.square_parts; ++i) sum += squares[i];
+    row_factors[threadIdx.x] = rsqrtf(sum / static_cast<float>(args.cols) + args.eps);
+  }
 
   int a = 0;
 #pragma unroll 1
@@ -382,7 +400,8 @@ __global__ void __launch_bounds__(kMultirowThreads, 1) multirow_kernel(MultirowA
       const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
       const int row = tile_of(p, tile) * args.tile_stride + n;
       float sum = complete(tile, m, n);
-      const float other = args.gated ? complete(tile, m, n + 8) : 0.0f;
+      float other = args.gated ? complete(tile, m, n + 8) : 0.0f;
+      if (args.squares) sum *= row_factors[m], other *= row_factors[m];
       if (!last || m >= args.x_rows || row >= args.out_cols) continue;
       sum = with_bias(sum, row);
       if (args.gated) {
@@ -402,6 +421,7 @@ struct MultirowPlan {
 
 template <class T, int kCols>
 MultirowPlan multirow_plan(int cols, int tiles) {
+  constexpr int kThreads = kMultirowThreads<T>;
   constexpr int kFile = TileSupply<T, FileView<T>>::bytes_per_wave();
   constexpr int kPacked = TileSupply<T, PackedView<T>>::bytes_per_wave();
   constexpr int kWaveBytes = (kFile > kPacked ? kFile : kPacked) + kScaleBytes<T>;
@@ -410,7 +430,9 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
   constexpr int kMostTiles = kCopiesAhead ? 16 : 4;  // of a round; more cost LDS
   const int lanes = device_wave_size(), units = device_compute_units();
-  const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
+  constexpr int kFactorBytes = 4 * kCols;  // of rows that are normed
+  const int most_lds = device_lds_bytes() - kFactorBytes;
+  const int room = most_lds - 4 * LdsTables<T>::kWords;
   const int stages = (cols + kStageWidth - 1) / kStageWidth;
   MultirowPlan plan{};
   plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
@@ -421,9 +443,9 @@ MultirowPlan multirow_plan(int cols, int tiles) {
     return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes;
   };
   const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
-  plan.threads = kMultirowThreads;
-  while (plan.threads > kMultirowThreads / 2 && stages_that_fit(bytes(plan.threads)) < stages) {
-    plan.threads -= kMultirowThreads / 4;
+  plan.threads = kThreads;
+  while (plan.threads > kThreads / 2 && stages_that_fit(bytes(plan.threads)) < stages) {
+    plan.threads -= kThreads / 4;
   }
   plan.phases = 1, plan.phase_stages = stages, plan.lds = bytes(plan.threads);
   if (stages_that_fit(plan.lds) < stages) {
@@ -432,13 +454,13 @@ MultirowPlan multirow_plan(int cols, int tiles) {
     plan.phases = (stages + most - 1) / most;
     plan.phase_stages = (stages + plan.phases - 1) / plan.phases;
     plan.phases = (stages + plan.phase_stages - 1) / plan.phase_stages;
-    const int more = plan.threads + kMultirowThreads / 4, sums = plan.round_tiles * kTileBytes;
+    const int more = plan.threads + kThreads / 4, sums = plan.round_tiles * kTileBytes;
     if (stages_that_fit(bytes(more) + sums) >= plan.phase_stages) {
       plan.threads = more, plan.lds = bytes(more) + sums;
     }
   }
   plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
-  const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
+  const int fitting = most_lds / plan.lds > 0 ? most_lds / plan.lds : 1;
   plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
   const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
   const int rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
@@ -461,11 +483,16 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act, const
   const int rows = static_cast<int>(w.rows), cols = static_cast<int>(w.cols);
   constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
   const int width = (cols + kStageWidth - 1) / kStageWidth * kStageWidth;
+  using B = Body<T, kCols>;
   auto* const bodies = static_cast<uint8_t*>(call.workspace);
+  auto* const squares = reinterpret_cast<float*>(bodies + B::count(width) * B::kBytes);
   launch_multirow_input(
       MultirowInput<T, kCols>{call.dtype, call.x, static_cast<int>(call.rows), cols, bodies}, width,
-      norm, call.stream);
+      norm, squares, call.stream);
   MultirowArgs args{};
+  if (norm) {
+    args.squares = squares, args.square_parts = multirow_input_parts(width), args.eps = norm->eps;
+  }
   args.w = w.data, args.w_rows = rows, args.row_bytes = static_cast<int>(w.row_bytes);
   args.cols = cols;
   args.tile_stride = gated ? 8 : kTileRowsA, args.tile_offset = gated ? rows / 2 : 8;

@@ -14,16 +14,31 @@ struct TileInput {
   uint16_t* values;
   float* factors;  // [rows], what products of the values have to be multiplied by
   int chunk_rows;  // kTileRows, or fewer where there is only one chunk
+  bool by_slots;   // columns stand as tile_warpgroup.h says, and not [cols / 8]
 };
 
 // Bytes of memory for TileInput, which place_tile_input divides.
 int64_t tile_input_bytes(int64_t rows, int64_t cols);
 TileInput place_tile_input(void* memory, int64_t rows, int64_t cols);
 
-// x [rows, cols], rows `stride` elements apart, with the alignment of its elements. A row with an
-// infinity or a NaN keeps it.
-Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
+// x [rows, cols] for weights of a type, rows `stride` elements apart, all of them 16-byte aligned.
+// A row with an infinity or a NaN keeps it.
+Status tile_input(int qtype, DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
                   const TileInput& out, Stream stream);
+
+// tile_input in the natural order of columns, and by the slots of a type; rows of x are row_bytes
+// apart.
+struct TileSlotsCall {
+  int qtype;
+  DType dtype;
+  const void* x;
+  int64_t row_bytes, rows, cols;
+  TileInput out;
+  Stream stream;
+};
+
+Status natural_tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
+                          const TileInput& out, Stream stream);
 
 // Columns are divided among blocks where rows alone would leave compute units idle.
 struct TileSplits {
@@ -56,6 +71,10 @@ Status tile_simple(const TileCall& call);
 Status tile_k(const TileCall& call);
 Status tile_grid(const TileCall& call);
 Status tile_small(const TileCall& call);
+Status tile_slots_simple(const TileSlotsCall& call);
+Status tile_slots_k(const TileSlotsCall& call);
+Status tile_slots_grid(const TileSlotsCall& call);
+Status tile_slots_small(const TileSlotsCall& call);
 Status sum_tile_splits(const TileCall& call);
 
 }  // namespace rocmforge::gpu

@@ -1,7 +1,8 @@
-#include "hip/tile_kernel.h"
+#include "hip/tile_family.h"
 
 namespace rocmforge::gpu {
 
 Status tile_grid(const TileCall& call) { return tile_of<GridQuants>(call); }
+Status tile_slots_grid(const TileSlotsCall& call) { return tile_slots_of<GridQuants>(call); }
 
 }  // namespace rocmforge::gpu

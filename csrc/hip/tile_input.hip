@@ -3,6 +3,7 @@
 #include "hip/dispatch.h"
 #include "hip/mma.h"
 #include "hip/tile_plan.h"
+#include "hip/tile_power.h"
 
 namespace rocmforge::gpu {
 namespace {
@@ -22,24 +23,7 @@ __device__ __forceinline__ void load_piece(const T* from, float (&values)[kPiece
   }
 }
 
-// The largest of the block's numbers, for every thread.
-__device__ __forceinline__ uint32_t block_max(uint32_t value) {
-  constexpr int kWaves = kThreads / kWaveSize;
-  __shared__ uint32_t partial[kWaves];
-#pragma unroll
-  for (int mask = kWaveSize / 2; mask > 0; mask /= 2) {
-    const uint32_t other = wave_shuffle_xor(value, mask);
-    value = other > value ? other : value;
-  }
-  if (threadIdx.x % kWaveSize == 0) partial[threadIdx.x / kWaveSize] = value;
-  __syncthreads();
-#pragma unroll
-  for (int wave = 0; wave < kWaves; ++wave) value = partial[wave] > value ? partial[wave] : value;
-  return value;
-}
-
-// A block per row. The power of two puts the row's largest magnitude between 2^14 and 2^15; rows
-// past the last are zeros.
+// A block per row; rows past the last are zeros.
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     tile_input_kernel(const T* __restrict__ x, int64_t stride, int rows, int cols, int chunk_rows,
@@ -48,21 +32,15 @@ __global__ void __launch_bounds__(kThreads)
   const int row = static_cast<int>(blockIdx.x);
   const int pieces = cols / kPiece;
   const T* const from = x + (row < rows ? row : 0) * stride;
-  // As integers the magnitudes are ordered, with infinity and NaN above all numbers.
   uint32_t largest = 0;
   for (int p = threadIdx.x; p < pieces; p += kThreads) {
     float piece[kPiece];
     load_piece<kAligned>(from + p * kPiece, piece);
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
-      const uint32_t bits = __float_as_uint(fabsf(piece[i]));
-      largest = bits > largest ? bits : largest;
-    }
+    for (const float value : piece) largest = larger_magnitude(largest, value);
   }
-  const uint32_t exponent = block_max(largest) >> 23;
-  const uint32_t up = exponent < 15 ? 15 : exponent;  // so that both powers below are normal
-  const float power = row < rows ? __uint_as_float((127 + 127 + 14 - up) << 23) : 0.0f;
-  if (threadIdx.x == 0) factors[row] = __uint_as_float((up - 14) << 23);
+  const RowPower power = row_power<kThreads>(largest);
+  if (threadIdx.x == 0) factors[row] = power.back;
   const int64_t chunk = row / chunk_rows;
   __half* const to = values + (chunk * pieces * chunk_rows + row % chunk_rows) * kPiece;
   for (int p = threadIdx.x; p < pieces; p += kThreads) {
@@ -71,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
     Chunk<__half, kPiece> halves;
 #pragma unroll
     for (int i = 0; i < kPiece; ++i) {
-      halves.values[i] = from_float<__half>(row < rows ? piece[i] * power : 0.0f);
+      halves.values[i] = from_float<__half>(row < rows ? piece[i] * power.to : 0.0f);
     }
     *reinterpret_cast<Chunk<__half, kPiece>*>(to + static_cast<int64_t>(p) * chunk_rows * kPiece) =
         halves;
@@ -82,26 +60,34 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-int64_t chunk_rows_for(int64_t rows) {
+int64_t chunk_rows_for(int64_t rows, bool by_slots) {
+  if (by_slots) return rows <= 32 ? 32 : kTileRows;
   return rows <= kFewestTileCols ? kFewestTileCols : rows <= 16 ? 16 : kTileRows;
 }
+
+bool goes_by_slots(int64_t rows) { return rows > 16 && device_has_warpgroups(); }
+
+// Columns with those past a row: a turn of all slots is up to 512.
+int64_t room_for(int64_t cols, bool by_slots) { return by_slots ? round_up(cols, 512) : cols; }
 
 }  // namespace
 
 int64_t tile_input_bytes(int64_t rows, int64_t cols) {
-  return round_up(rows, chunk_rows_for(rows)) * (cols * 2 + 4);
+  const bool by_slots = goes_by_slots(rows);
+  return round_up(rows, chunk_rows_for(rows, by_slots)) * (room_for(cols, by_slots) * 2 + 4);
 }
 
 TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols) {
-  const int64_t chunk_rows = chunk_rows_for(rows);
+  const bool by_slots = goes_by_slots(rows);
+  const int64_t chunk_rows = chunk_rows_for(rows, by_slots);
   auto* values = static_cast<uint16_t*>(workspace);
-  auto* factors = reinterpret_cast<float*>(values + round_up(rows, chunk_rows) * cols);
-  return {values, factors, static_cast<int>(chunk_rows)};
+  auto* factors =
+      reinterpret_cast<float*>(values + round_up(rows, chunk_rows) * room_for(cols, by_slots));
+  return {values, factors, static_cast<int>(chunk_rows), by_slots};
 }
 
-Status tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                  const TileInput& out, Stream stream) {
-  if (rows == 0 || cols == 0) return nullptr;
+Status natural_tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
+                          const TileInput& out, Stream stream) {
   // Rows past the last fill what is multiplied at once: their products are not used, but computed.
   const int64_t written =
       round_up(rows, out.chunk_rows < kTileRowsAtOnce ? out.chunk_rows : kTileRowsAtOnce);

@@ -48,6 +48,23 @@ struct TileArgs {
   void* out;
 };
 
+inline TileArgs tile_args(const TileCall& call, int row_waves) {
+  const QuantMatrix& w = call.w;
+  return {w.data,
+          w.rows,
+          w.row_bytes,
+          static_cast<int>(w.cols),
+          static_cast<int>(call.rows),
+          row_waves,
+          reinterpret_cast<const __half*>(call.x.values),
+          call.splits.sums,
+          call.x.factors,
+          call.bias,
+          call.bias_dtype,
+          call.dtype,
+          call.out};
+}
+
 // scale * (code - offset) + min, zeros unless `inside`.
 template <class T>
 __device__ __forceinline__ Span<__half> half_values(const Group& group, bool inside) {
@@ -72,6 +89,20 @@ __device__ __forceinline__ Span<__half> half_values(const Group& group, bool ins
     span.words[pair] = reinterpret_cast<const uint32_t&>(values);
   });
   return span;
+}
+
+// A product, or what a split makes of it, from the sum of what the matrix units multiplied.
+template <class T>
+__device__ __forceinline__ void store_tile_sum(const TileArgs& args, int split, int64_t x_row,
+                                               int64_t row, float sum) {
+  sum *= 1.0f / (1 << kTileShift<T>);
+  const int64_t at = x_row * args.w_rows + row;
+  if (args.split_sums) {
+    args.split_sums[split * (args.x_rows * args.w_rows) + at] = sum;
+  } else {
+    const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
+    store_as(args.dtype, args.out, at, sum * args.factors[x_row] + shift);
+  }
 }
 
 // Whether x passes through LDS. Eight rows of it stay in the cache: meeting at barriers costs more.
@@ -306,14 +337,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
     for (int p = 0; p < column_waves; ++p) {
       sum += partial[p * row_waves * kSpans + n / 16][m][n % 16];
     }
-    sum *= 1.0f / (1 << kTileShift<T>);
-    const int64_t at = x_row * args.w_rows + row;
-    if (args.split_sums) {
-      args.split_sums[split * (args.x_rows * args.w_rows) + at] = sum;
-    } else {
-      const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
-      store_as(args.dtype, args.out, at, sum * args.factors[x_row] + shift);
-    }
+    store_tile_sum<T>(args, split, x_row, row, sum);
   }
 }
 
@@ -341,24 +365,8 @@ void launch_tile(const TileCall& call) {
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;
   constexpr int kLds = tile_lds_bytes<T, kChunk>();
   allow_lds(kernel, kLds);
-  launch_early(
-      kernel, grid, dim3(static_cast<unsigned>(kTileWaves * device_wave_size())), kLds,
-      static_cast<gpuStream_t>(call.stream),
-      TileArgs{w.data, w.rows, w.row_bytes, static_cast<int>(w.cols), static_cast<int>(call.rows),
-               row_waves, reinterpret_cast<const __half*>(call.x.values), call.splits.sums,
-               call.x.factors, call.bias, call.bias_dtype, call.dtype, call.out});
-}
-
-template <class Types>
-Status tile_of(const TileCall& call) {
-  with_type_of(Types{}, call.w.qtype, [&](auto type) {
-    using T = decltype(type);
-    if constexpr (kFewestTileCols < 16) {
-      if (call.x.chunk_rows == kFewestTileCols) return launch_tile<T, kFewestTileCols>(call);
-    }
-    return call.x.chunk_rows == 16 ? launch_tile<T, 16>(call) : launch_tile<T, kTileRows>(call);
-  });
-  return launch_status();
+  launch_early(kernel, grid, dim3(static_cast<unsigned>(kTileWaves * device_wave_size())), kLds,
+               static_cast<gpuStream_t>(call.stream), tile_args(call, row_waves));
 }
 
 }  // namespace rocmforge::gpu

@@ -1,7 +1,8 @@
-#include "hip/tile_kernel.h"
+#include "hip/tile_family.h"
 
 namespace rocmforge::gpu {
 
 Status tile_simple(const TileCall& call) { return tile_of<SimpleQuants>(call); }
+Status tile_slots_simple(const TileSlotsCall& call) { return tile_slots_of<SimpleQuants>(call); }
 
 }  // namespace rocmforge::gpu

@@ -1,7 +1,8 @@
-#include "hip/tile_kernel.h"
+#include "hip/tile_family.h"
 
 namespace rocmforge::gpu {
 
 Status tile_small(const TileCall& call) { return tile_of<SmallQuants>(call); }
+Status tile_slots_small(const TileSlotsCall& call) { return tile_slots_of<SmallQuants>(call); }
 
 }  // namespace rocmforge::gpu

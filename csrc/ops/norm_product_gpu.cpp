@@ -59,8 +59,12 @@ void normed_product(const GpuLaunch& launch, const NormProduct& call, const Norm
   if (call.bias) shifts = torch::stable::contiguous(*call.bias);
   std::optional<gpu::Activation> act;
   if (call.gated()) act = gate_of(call.act);
-  const gpu::InputNorm norm{residual ? residual->const_data_ptr() : nullptr, weight.data,
-                            weight.dtype, call.eps, total.mutable_data_ptr()};
+  const gpu::InputNorm norm{residual ? residual->const_data_ptr() : nullptr,
+                            weight.data,
+                            weight.dtype,
+                            call.eps,
+                            total.mutable_data_ptr(),
+                            weight.at_rest};
   rounded_product(launch, call.x, matrix, act, shifts ? &*shifts : nullptr, out, &norm);
 }
 

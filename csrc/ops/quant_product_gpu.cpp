@@ -134,7 +134,10 @@ void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight
                   const Tensor* bias, Tensor& out) {
   const gpu::QuantMatrix& w = weight.matrix;
   Tensor input = as_matrix(x, w.cols);
-  if (input.stride(1) != 1) input = torch::stable::contiguous(input);
+  const int64_t size = x.scalar_type() == ScalarType::Float ? 4 : 2;
+  const auto address = reinterpret_cast<uintptr_t>(input.const_data_ptr());
+  const bool aligned = address % 16 == 0 && input.stride(0) * size % 16 == 0;
+  if (input.stride(1) != 1 || !aligned) input = aligned_contiguous(input);
   const int64_t rows = input.size(0), input_bytes = gpu::tile_input_bytes(rows, w.cols);
   gpu::TileSplits splits{gpu::tile_splits(rows, w.rows, w.cols), nullptr};
   const int64_t sums = splits.count > 1 ? splits.count * rows * w.rows : 0;
@@ -143,8 +146,8 @@ void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight
   auto* const memory = static_cast<char*>(workspace.mutable_data_ptr());
   const gpu::TileInput values = gpu::place_tile_input(memory, rows, w.cols);
   if (sums > 0) splits.sums = reinterpret_cast<float*>(memory + input_bytes);
-  launch.done(gpu::tile_input(gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows, w.cols,
-                              values, launch.stream()));
+  launch.done(gpu::tile_input(w.qtype, gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows,
+                              w.cols, values, launch.stream()));
   launch.done(gpu::tile({w, values, splits, rows, bias ? bias->const_data_ptr() : nullptr,
                          bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
                          out.mutable_data_ptr(), launch.stream()}));

@@ -113,8 +113,9 @@ def test_a_list_where_there_is_no_card(
 def test_nvcc_also_makes_ptx_of_the_newest(build: ModuleType) -> None:
     flags, inside = build.cuda_arch_flags(["9.0", "8.6+PTX"])
     assert flags == [
-        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_86,code=sm_86",
+        "-DROCMFORGE_WARPGROUPS",
         "-gencode=arch=compute_90,code=compute_90",
     ]
     assert inside == ["sm_90", "sm_86", "compute_90"]

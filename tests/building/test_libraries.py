@@ -58,7 +58,8 @@ def test_kernels_compile_with_nvcc(tmp_path: Path) -> None:
     """One type of every family, and whatever is not compiled for types apart."""
     line = re.search(r'nvcc = \[\s*("nvcc",.+?)\]', (ROOT / "setup.py").read_text(), re.DOTALL)
     assert line is not None
-    nvcc = [*re.findall(r'"([^"]+)"', line[1]), "-x", "cu", "-arch=sm_90", "-c"]
+    nvcc = [*re.findall(r'"([^"]+)"', line[1]), "-x", "cu", "-arch=sm_90a"]
+    nvcc += ["-DROCMFORGE_WARPGROUPS", "-c"]
 
     def compiled(source: Path) -> Path:
         out = tmp_path / f"{source.stem}.o"

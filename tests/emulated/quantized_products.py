@@ -74,11 +74,12 @@ def norm_fields(
     """An InputNorm; its total is an output."""
     return Struct(
         [
-            pointer(give(residual, offset=1)),
-            pointer(give(weight, offset=1)),
+            pointer(give(residual)),
+            pointer(give(weight)),
             ("c_int", 0 if weight is None else DTYPE_CODES[weight.dtype]),
             ("c_float", EPS),
             pointer(take(tuple(x.shape), x.dtype)),
+            ("c_bool", False),
         ]
     )
 

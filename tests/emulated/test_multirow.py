@@ -48,7 +48,7 @@ def multirow(
     workspace = (8 if rows <= 8 else 16) * (-(-cols // 512) * 512) * 7 // 4
     fields: list[Field] = [
         *matrix_fields(row, pack_weight(qweight, row.id) if layout else qweight, layout),
-        pointer(give(x, offset=1)),
+        pointer(give(x)),
         ("c_int64", rows),
         pointer(Output(poisoned((workspace,), np.uint8))),
         pointer(give(bias)),

@@ -133,7 +133,7 @@ def matvec(
             Struct(
                 [
                     *matrix_fields(row, qweight, layout),
-                    pointer(give(x, offset=1)),
+                    pointer(give(x)),
                     ("c_int64", rows),
                     pointer(give(bias)),
                     ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),

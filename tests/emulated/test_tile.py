@@ -29,12 +29,12 @@ def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Te
     chunks, offset = -(-rows // chunk), int(x.storage_offset())
     values = take((chunks, cols // 8, chunk, 8), torch.float16)
     factors = take((chunks * chunk,), torch.float32)
-    fields = [pointer(values), pointer(factors), ("c_int", chunk)]
+    fields = [pointer(values), pointer(factors), ("c_int", chunk), ("c_bool", False)]
     element = base.flatten()[offset:]
     run = emulator.launch(
         HIP / "tile_input.hip",
         arch,
-        "tile_input",
+        "natural_tile_input",
         [
             DTYPE_CODES[x.dtype],
             give(element, offset),
@@ -68,7 +68,14 @@ def tile(
             *matrix_fields(row, data, layout),
             (
                 "struct",
-                Struct([pointer(give(values)), pointer(give(factors)), ("c_int", values.shape[2])]),
+                Struct(
+                    [
+                        pointer(give(values)),
+                        pointer(give(factors)),
+                        ("c_int", values.shape[2]),
+                        ("c_bool", False),
+                    ]
+                ),
             ),
             ("struct", Struct([("c_int", splits), pointer(sums)])),
             ("c_int64", rows),

@@ -9,14 +9,21 @@ from torch.profiler import ProfilerActivity, profile
 import rocmforge_torch as rf
 from rocmforge_torch import extension
 from rocmforge_torch.quant_types import quant_type
+from tests.gpu.kernel_names import tile_kernel
 
 pytestmark = pytest.mark.gpu
 ROWS = (1, 2, 3, 8, 16, 17, 64, 128, 129, 300)
-KERNELS = ("matvec_kernel", "multirow_kernel", "tile_kernel", "dequantize_kernel")
+KERNELS = (
+    "matvec_kernel",
+    "multirow_kernel",
+    "tile_kernel",
+    "tile_warpgroup_kernel",
+    "dequantize_kernel",
+)
 SEEN = {
     "matvec": {"matvec_kernel"},
     "multirow": {"multirow_kernel"},
-    "tile": {"tile_kernel"},
+    "tile": {tile_kernel()},
     "expand, GEMM": {"dequantize_kernel"},
     "GEMM": set(),
 }

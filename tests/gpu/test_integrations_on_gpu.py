@@ -17,6 +17,7 @@ from rocmforge_torch import GGUFTensor, load_model
 from rocmforge_torch.integrations.peft import gguf_lora_config
 from rocmforge_torch.integrations.transformers import from_gguf
 from rocmforge_torch.quant_types import quant_type
+from tests.gpu.kernel_names import tile_kernel
 from tests.tensor.quantized import quantized
 
 pytestmark = pytest.mark.gpu
@@ -122,5 +123,5 @@ def test_explain_names_the_kernels(path: Path) -> None:
         if use.module == "layers.1.attn.out" and use.op == "quant_matmul"
         for rows, kernels in use.launches.items()
     }
-    for rows, kernel in ((1, "matvec_kernel"), (8, "multirow_kernel"), (64, "tile_kernel")):
+    for rows, kernel in ((1, "matvec_kernel"), (8, "multirow_kernel"), (64, tile_kernel())):
         assert any(kernel in name for name in launches[rows]), launches

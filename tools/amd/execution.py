@@ -69,7 +69,12 @@ def execute_tile(emulator: Emulator, qtype: QuantType, rows: int) -> dict[str, f
     pieces = x.view(rows, COLS // 8, 8).transpose(0, 1).contiguous()
     factors = Input(np.ones(rows, np.float32))
     tile_input = Struct(
-        [("c_void_p", Input(pieces.numpy())), ("c_void_p", factors), ("c_int", rows)]
+        [
+            ("c_void_p", Input(pieces.numpy())),
+            ("c_void_p", factors),
+            ("c_int", rows),
+            ("c_bool", False),
+        ]
     )
     call = Struct(
         [

@@ -2,7 +2,7 @@
 // architectures that it does not compile everything for.
 #include "hip/matvec_kernel.h"
 #include "hip/multirow_kernel.h"
-#include "hip/tile_kernel.h"
+#include "hip/tile_family.h"
 
 namespace rocmforge::gpu {
 
@@ -19,5 +19,9 @@ Status multirow_representative(const MultirowCall& call, bool gated, Activation 
 }
 
 Status tile_representative(const TileCall& call) { return tile_of<Representative>(call); }
+
+Status tile_slots_representative(const TileSlotsCall& call) {
+  return tile_slots_of<Representative>(call);
+}
 
 }  // namespace rocmforge::gpu

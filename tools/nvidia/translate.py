@@ -53,6 +53,7 @@ BODIES = {
     "wave_shuffle_xor": "return host_cuda::shuffle_xor(value, mask);",
     "wave_barrier": "host_cuda::meet_warp();",
     "void launch_early": "host_cuda::launch(kernel, grid, block, lds, args...);",
+    "let_next_begin": "",
     "follow_previous": "host_cuda::follow_previous();",
 }
 # The addresses that PTX takes.
