@@ -26,7 +26,7 @@ TileInput place_tile_input(void* memory, int64_t rows, int64_t cols);
 Status tile_input(int qtype, DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
                   const TileInput& out, Stream stream);
 
-// tile_input in the natural order of columns, and by the slots of a type; rows of x are row_bytes
+// tile_input by the slots of a type; rows of x are row_bytes
 // apart.
 struct TileSlotsCall {
   int qtype;
@@ -36,9 +36,6 @@ struct TileSlotsCall {
   TileInput out;
   Stream stream;
 };
-
-Status natural_tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                          const TileInput& out, Stream stream);
 
 // Columns are divided among blocks where rows alone would leave compute units idle.
 struct TileSplits {

@@ -2,6 +2,7 @@
 #include "hip/convert.h"
 #include "hip/dispatch.h"
 #include "hip/mma.h"
+#include "hip/quants/table.h"
 #include "hip/tile_plan.h"
 #include "hip/tile_power.h"
 
@@ -70,6 +71,18 @@ bool goes_by_slots(int64_t rows) { return rows > 16 && device_has_warpgroups(); 
 // Columns with those past a row: a turn of all slots is up to 512.
 int64_t room_for(int64_t cols, bool by_slots) { return by_slots ? round_up(cols, 512) : cols; }
 
+// For cards that have code for it (warpgroup_mma.h).
+Status input_by_slots([[maybe_unused]] const TileSlotsCall& call) {
+#if defined(ROCMFORGE_WARPGROUPS)
+  const auto is_one_of = [&](auto types) { return with_type_of(types, call.qtype, [](auto) {}); };
+  if (is_one_of(SimpleQuants{})) return tile_slots_simple(call);
+  if (is_one_of(KQuants{})) return tile_slots_k(call);
+  if (is_one_of(GridQuants{})) return tile_slots_grid(call);
+  if (is_one_of(SmallQuants{})) return tile_slots_small(call);
+#endif
+  return "no GPU kernel for this quantization type";
+}
+
 }  // namespace
 
 int64_t tile_input_bytes(int64_t rows, int64_t cols) {
@@ -86,8 +99,13 @@ TileInput place_tile_input(void* workspace, int64_t rows, int64_t cols) {
   return {values, factors, static_cast<int>(chunk_rows), by_slots};
 }
 
-Status natural_tile_input(DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                          const TileInput& out, Stream stream) {
+Status tile_input(int qtype, DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
+                  const TileInput& out, Stream stream) {
+  if (rows == 0 || cols == 0) return nullptr;
+  if (out.by_slots) {
+    const int64_t row_bytes = stride * (dtype == DType::kFloat32 ? 4 : 2);
+    return input_by_slots({qtype, dtype, x, row_bytes, rows, cols, out, stream});
+  }
   // Rows past the last fill what is multiplied at once: their products are not used, but computed.
   const int64_t written =
       round_up(rows, out.chunk_rows < kTileRowsAtOnce ? out.chunk_rows : kTileRowsAtOnce);

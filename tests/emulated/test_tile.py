@@ -34,8 +34,9 @@ def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Te
     run = emulator.launch(
         HIP / "tile_input.hip",
         arch,
-        "natural_tile_input",
+        "tile_input",
         [
+            0,  # the type of the weights, which matters elsewhere
             DTYPE_CODES[x.dtype],
             give(element, offset),
             int(x.stride(0)),

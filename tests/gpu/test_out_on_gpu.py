@@ -80,6 +80,7 @@ def test_a_captured_call_writes_again_when_it_replays(name: str) -> None:
     wanted = results_of(name, call)
     outs = [poisoned(result) for result in wanted]
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())  # the arguments and `outs` are written there
     with torch.cuda.stream(side):
         out_of(name)(*call.args, **call.kwargs, **named(outs))
     torch.cuda.synchronize()
