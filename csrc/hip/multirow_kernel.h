@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
 
   // LDS: tables, which have to be first; what supplies the waves, their scales, their sums; sums of
-  // earlier phases, x.
+  // earlier phases, factors of the norm, x.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
   auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
   Weights supply(rest, wave);
@@ -277,6 +277,8 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   rest += 4 * (waves + args.round_tiles) * kShareFloats<kCols>;
   auto* const earlier = reinterpret_cast<float*>(rest);  // [tile][kCols][16]
   if (args.phases > 1) rest += 4 * args.round_tiles * kCols * kTileRowsA;
+  auto* const row_factors = reinterpret_cast<float*>(rest);  // of rows that are normed
+  rest += 4 * kCols;
   uint8_t* const x = lds_address(rest);
 
   // Neighbouring tiles go to different blocks.
@@ -324,7 +326,6 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   __syncthreads();  // some are read at once
   const LdsTables<T> tables(table_words);
   follow_previous();
-  __shared__ float row_factors[kCols];
   if (args.squares && threadIdx.x < kCols) {
     const float* const squares = args.squares + static_cast<int>(threadIdx.x) * args.square_parts;
     float sum = 0.0f;
@@ -430,9 +431,7 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
   constexpr int kMostTiles = kCopiesAhead ? 16 : 4;  // of a round; more cost LDS
   const int lanes = device_wave_size(), units = device_compute_units();
-  constexpr int kFactorBytes = 4 * kCols;  // of rows that are normed
-  const int most_lds = device_lds_bytes() - kFactorBytes;
-  const int room = most_lds - 4 * LdsTables<T>::kWords;
+  const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
   const int stages = (cols + kStageWidth - 1) / kStageWidth;
   MultirowPlan plan{};
   plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
@@ -440,7 +439,7 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   // since each costs time.
   const auto bytes = [&](int threads) {
     const int waves = threads / lanes;
-    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes;
+    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes + 4 * kCols;
   };
   const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
   plan.threads = kThreads;
@@ -460,7 +459,7 @@ MultirowPlan multirow_plan(int cols, int tiles) {
     }
   }
   plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
-  const int fitting = most_lds / plan.lds > 0 ? most_lds / plan.lds : 1;
+  const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
   plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
   const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
   const int rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;

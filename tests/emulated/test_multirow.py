@@ -45,7 +45,7 @@ def multirow(
     (rows, cols), n = x.shape, len(qweight)
     wide = n if gate is None else n // 2
     # Rows and columns padded as for the widest type: see multirow_workspace_bytes.
-    workspace = (8 if rows <= 8 else 16) * (-(-cols // 512) * 512) * 7 // 4
+    workspace = (8 if rows <= 8 else 16) * -(-cols // 512) * (512 * 7 // 4 + 4)
     fields: list[Field] = [
         *matrix_fields(row, pack_weight(qweight, row.id) if layout else qweight, layout),
         pointer(give(x)),
