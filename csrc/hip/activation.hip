@@ -11,9 +11,8 @@ constexpr int kThreads = 256;
 
 template <typename Gate, typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    gated_kernel(const T* __restrict__ gate, RowLayout gate_rows, const T* __restrict__ up,
-                 RowLayout up_rows, T* __restrict__ out, int64_t rows, int width,
-                 int blocks_per_row) {
+    gated_kernel(const T* gate, RowLayout gate_rows, const T* up, RowLayout up_rows,
+                 T* __restrict__ out, int64_t rows, int width, int blocks_per_row) {
   follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>, kStep = kThreads * kCount;
   const int lane = threadIdx.x;

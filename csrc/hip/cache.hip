@@ -17,9 +17,8 @@ __device__ __forceinline__ T add(T a, T b) {
 // All neighbours in memory: `count` elements.
 template <typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    accumulate_kernel(T* __restrict__ dst, const T* __restrict__ src,
-                      const int64_t* __restrict__ offset, int64_t last_start, int64_t row_stride,
-                      int64_t count) {
+    accumulate_kernel(T* __restrict__ dst, const T* src, const int64_t* offset, int64_t last_start,
+                      int64_t row_stride, int64_t count) {
   follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>;
   constexpr int64_t kStep = kThreads * kCount;
@@ -40,9 +39,9 @@ __global__ void __launch_bounds__(kThreads)
 // Any strides.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    accumulate_strided_kernel(T* __restrict__ dst, const T* __restrict__ src,
-                              const int64_t* __restrict__ offset, int64_t last_start,
-                              int64_t row_stride, SharedLayout layout, int64_t count) {
+    accumulate_strided_kernel(T* __restrict__ dst, const T* src, const int64_t* offset,
+                              int64_t last_start, int64_t row_stride, SharedLayout layout,
+                              int64_t count) {
   follow_previous();
   const int64_t start = *offset;
   if (start < 0 || start > last_start) return;

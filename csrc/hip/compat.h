@@ -294,8 +294,9 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
 
 // A kernel that launch_early() starts may begin while the one before it in the stream still runs.
 // It calls follow_previous() before it touches memory that another kernel writes or reads: that
-// waits for those before it, and lets the next one begin; let_next_begin() does that before. Here
-// the start is an ordinary one.
+// waits for those before it, and lets the next one begin; let_next_begin() does that before. What
+// it reads it may not call `const ... __restrict__`: that says that nobody writes there as long as
+// the kernel runs, and has nvcc read past the caches' coherence. Here the start is an ordinary one.
 constexpr bool kStartsEarly = false;
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,

@@ -35,8 +35,7 @@ __device__ __forceinline__ void scale_chunk(T (&values)[kCount], float factor, b
 // One row on kLanes threads. What a thread holds is read once; of rows longer than that, the rest
 // is read again, from the cache.
 template <typename T, typename W, int kLanes, bool kVectors, bool kAdd>
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_kernel(NormArgs<T> args, const W* __restrict__ weight) {
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(NormArgs<T> args, const W* weight) {
   follow_previous();
   constexpr int kCount = kStepElements<T, kVectors>;
   constexpr int kStep = kLanes * kCount, kRows = kThreads / kLanes;

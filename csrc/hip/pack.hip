@@ -20,8 +20,8 @@ struct Fields {
 // A thread moves bytes of the packed matrix, of which byte i of a plane is byte i % size of block
 // i / size.
 __global__ void __launch_bounds__(kThreads)
-    repack_kernel(Fields layout, const uint8_t* __restrict__ from, uint8_t* __restrict__ to,
-                  int64_t blocks, bool packing) {
+    repack_kernel(Fields layout, const uint8_t* from, uint8_t* __restrict__ to, int64_t blocks,
+                  bool packing) {
   const int64_t bytes = blocks * layout.block_bytes;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < bytes;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {

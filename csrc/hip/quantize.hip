@@ -12,8 +12,8 @@ constexpr int kGroups = kThreads / kGroupLanes;
 // A group of lanes to a block of a row.
 template <class Blocks>
 __global__ void __launch_bounds__(kThreads)
-    quantize_kernel(DType dtype, const void* __restrict__ x, RowLayout x_rows, int64_t rows,
-                    int64_t row_blocks, bool vectors, uint8_t* __restrict__ out) {
+    quantize_kernel(DType dtype, const void* x, RowLayout x_rows, int64_t rows, int64_t row_blocks,
+                    bool vectors, uint8_t* __restrict__ out) {
   const int lane = threadIdx.x % kGroupLanes;
   const int64_t total = rows * row_blocks;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * kGroups; first < total;

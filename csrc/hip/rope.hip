@@ -18,7 +18,7 @@ struct RopeArgs {
 // A block column (threadIdx.x) computes the angle of a pair once and turns it in several heads.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    rope_kernel(RopeArgs args, const T* __restrict__ x, T* __restrict__ out) {
+    rope_kernel(RopeArgs args, const T* x, T* __restrict__ out) {
   follow_previous();
   const int64_t first_head = blockIdx.y * blockDim.y + threadIdx.y;
   const int64_t head_step = gridDim.y * blockDim.y;
