@@ -10,33 +10,21 @@
 namespace rocmforge::gpu {
 namespace {
 
-constexpr int kMergeThreads = 512;
+constexpr int kMergeThreads = 512, kMergeBlocksPerUnit = 2;
 constexpr int64_t kMostSplits = 256;
 constexpr int64_t kBlocksPerUnit = 3;   // that a compute unit runs at a time
 constexpr int64_t kKeysPerSplit = 128;  // fewer are not worth a block
 constexpr int kWholeKeys = 257;         // fewer are done before a merge would be
 
-// A block merges the splits of one row. Threads that have the same dim share out the splits; what
-// they add up, and in which order, is fixed.
-__global__ void __launch_bounds__(kMergeThreads)
-    attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials) {
-  // What comes next has time to load its weights: mostly there is nothing to do here.
-  if (call.at_rest) {
-    let_next_begin();
-  } else {
-    follow_previous();
-  }
+// Merges the splits of a row, by all threads of a block. Threads that have the same dim share out
+// the splits; what they add up, and in which order, is fixed.
+__device__ __forceinline__ void merge_row(const AttentionCall& call, const AttentionPlan& plan,
+                                          const Partials& partials, int pair, int row) {
   __shared__ float2 stats[kMostSplits];
   __shared__ float factors[kMostSplits], sums[kMergeThreads];
-  const auto kv_heads = static_cast<int>(call.kv_heads);
-  const int pair = static_cast<int>(blockIdx.x) / plan.rows, row = blockIdx.x % plan.rows;
-  const int batch = pair / kv_heads, tile = row / plan.tile_rows;
-  const KeyRange keys = keys_of_tile(call, plan, sequence_length(call, batch), tile);
-  const bool merged = splits_of(plan, keys) == 1;
-  if (call.at_rest) follow_previous();  // also where nothing is done: those behind wait for all
-  if (merged) return;
   const int dims = static_cast<int>(call.value_dim), splits = plan.splits;
-  const int64_t first = int64_t{blockIdx.x} * splits;
+  const int64_t first = (int64_t{pair} * plan.rows + row) * splits;
+  __syncthreads();  // nobody is at the row before
   for (int s = threadIdx.x; s < splits; s += kMergeThreads) stats[s] = partials.stats[first + s];
   __syncthreads();
   float largest = kNoScore;
@@ -64,11 +52,43 @@ __global__ void __launch_bounds__(kMergeThreads)
   for (int s = 0; s < splits; ++s) total += stats[s].y * factors[s];
   float value = 0.0f;
   for (int p = 0; p < parts; ++p) value += sums[p * columns + dim];
-  const int64_t to = output_row(call, plan, batch, pair % kv_heads, row);
+  const auto kv_heads = static_cast<int>(call.kv_heads);
+  const int64_t to = output_row(call, plan, pair / kv_heads, pair % kv_heads, row);
   store_as(call.dtype, call.out, to * dims + dim, total == 0.0f ? 0.0f : value / total);
 }
 
+// A block has some neighbours of one tile, and mostly nothing to do.
+__global__ void __launch_bounds__(kMergeThreads)
+    attention_merge_kernel(AttentionCall call, AttentionPlan plan, Partials partials,
+                           int block_rows) {
+  // What comes next has time to load its weights.
+  if (call.at_rest) {
+    let_next_begin();
+  } else {
+    follow_previous();
+  }
+  const int blocks = (plan.rows + block_rows - 1) / block_rows;  // of a pair
+  const int pair = static_cast<int>(blockIdx.x) / blocks;
+  const int row = static_cast<int>(blockIdx.x) % blocks * block_rows;
+  const int length = sequence_length(call, pair / static_cast<int>(call.kv_heads));
+  const KeyRange keys = keys_of_tile(call, plan, length, row / plan.tile_rows);
+  const bool merged = splits_of(plan, keys) == 1;
+  if (call.at_rest) follow_previous();  // also where nothing is done: those behind wait for all
+  if (merged) return;
+  const int end = row + block_rows < plan.rows ? row + block_rows : plan.rows;
+  for (int r = row; r < end; ++r) merge_row(call, plan, partials, pair, r);
+}
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows of a tile for a block of the merge: more than one where all blocks would not be there at
+// once.
+int merged_rows(const AttentionPlan& plan, int64_t pairs) {
+  const int64_t at_once = int64_t{kMergeBlocksPerUnit} * device_compute_units();
+  int rows = 1;
+  while (plan.tile_rows % (2 * rows) == 0 && pairs * ceil_div(plan.rows, rows) > at_once) rows *= 2;
+  return rows;
+}
 
 // What multiplies.
 enum class Method { kExact, kDecode, kTile };
@@ -206,9 +226,10 @@ Status attention(const AttentionCall* call, void* workspace, Stream stream) {
       }
       launch(course.method, part, plan, partials, stream);
       if (plan.splits == 1) continue;
-      const auto rows = static_cast<unsigned>(part.batch * part.kv_heads * plan.rows);
-      launch_early(attention_merge_kernel, rows, kMergeThreads, 0, static_cast<gpuStream_t>(stream),
-                   part, plan, partials);
+      const int64_t pairs = part.batch * part.kv_heads;
+      const int rows = merged_rows(plan, pairs);
+      launch_early(attention_merge_kernel, static_cast<unsigned>(pairs * ceil_div(plan.rows, rows)),
+                   kMergeThreads, 0, static_cast<gpuStream_t>(stream), part, plan, partials, rows);
     }
   }
   return launch_status();

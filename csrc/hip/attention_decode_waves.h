@@ -189,11 +189,11 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
   const int old_end = share.length - static_cast<int>(call.queries);
   const bool begun = call.at_rest && copier.copies_whole_units() &&
                      (end_of_first < range.end ? end_of_first : range.end) <= old_end;
-  if (begun) begin();
-  if (call.at_rest) follow_previous();
-  if (!begun) begin();
+  if (call.at_rest && !begun) follow_previous();
+  begin();
+  if (begun) follow_previous();
 
-  // Queries in the order of the keys' fragments.
+  // Queries in the order of the keys' fragments, as they stand in memory.
   const auto query_step = [&](int s) {
     StepA<T> step;
 #pragma unroll
@@ -202,25 +202,32 @@ __global__ void __launch_bounds__(decode_waves(kBucket) * kWaveSize, kBucket <= 
           static_cast<const uint16_t*>(call.q) +
           query_offset(call, plan, work.batch, work.kv_head, share.row_at(lane_query(lane, w % 2)));
       const int dim = Fragments::key_dim(s / kGroupSteps, lane % 4, s % kGroupSteps, w / 2);
-      step.words[w] = 0;
-      if (dim < head_dim) {
-        step.words[w] =
-            convert_pair<T>(call.dtype, *reinterpret_cast<const uint32_t*>(query + dim));
-      }
+      step.words[w] = dim < head_dim ? *reinterpret_cast<const uint32_t*>(query + dim) : 0;
     }
     return step;
+  };
+  constexpr DType kOwn = std::is_same_v<T, __half> ? DType::kFloat16 : DType::kBFloat16;
+  const auto convert_step = [&](StepA<T>& step) {
+#pragma unroll
+    for (uint32_t& word : step.words) word = convert_pair<T>(call.dtype, word);
   };
   auto* const shared_queries = reinterpret_cast<StepA<T>*>(memory) + lane;
   StepA<T> held[Shape::kLarge ? 1 : Shape::kKeySteps];
   if constexpr (Shape::kLarge) {
 #pragma unroll 1
     for (int s = wave; s < Shape::kKeySteps; s += Shape::kWaves) {
-      shared_queries[s * kWaveSize] = query_step(s);
+      StepA<T> step = query_step(s);
+      if (call.dtype != kOwn) convert_step(step);
+      shared_queries[s * kWaveSize] = step;
     }
     __syncthreads();
   } else {
 #pragma unroll
     for (int s = 0; s < Shape::kKeySteps; ++s) held[s] = query_step(s);
+    if (call.dtype != kOwn) {
+#pragma unroll
+      for (StepA<T>& step : held) convert_step(step);
+    }
   }
 
   float out[Shape::kTiles][4] = {};

@@ -9,6 +9,10 @@
 namespace rocmforge::gpu {
 namespace {
 
+// Loops are not unrolled, but for what is read from memory: between two steps of a model others
+// have taken this kernel's place in the instruction cache, and code that is not there is waited
+// for.
+
 constexpr int kThreads = 256;
 constexpr int kRows = kThreads / kShortRow;  // heads at a time, of a block of threads
 
@@ -39,6 +43,7 @@ template <bool kVectors, typename T>
 __device__ __forceinline__ float row_squares(const T* x, int width, int lane) {
   constexpr int kCount = kStepElements<T, kVectors>;
   float squares = 0.0f;
+#pragma unroll 1
   for (int first = 0; first < width; first += kShortRow * kCount) {
     T values[kCount];
     load_chunk<kShortRow, kVectors>(x, width, first, lane, values);
@@ -67,6 +72,7 @@ __device__ __forceinline__ void prepare(const Part& part, const float* weights, 
   const int width = static_cast<int>(part.write.layout.head_dim);
   const auto value = [&](int i) { return part.norm ? normed(row[i], factor, weights[i]) : row[i]; };
   const int pairs = part.rotated ? static_cast<int>(rotation.pairs) : 0;
+#pragma unroll 1
   for (int i = lane; i < pairs; i += kShortRow) {
     const int first = rotation.interleaved ? 2 * i : i;
     const int second = rotation.interleaved ? first + 1 : i + pairs;
@@ -74,6 +80,7 @@ __device__ __forceinline__ void prepare(const Part& part, const float* weights, 
     row[first] = from_float<T>(turned_first(a, b, turns[i]));
     row[second] = from_float<T>(turned_second(a, b, turns[i]));
   }
+#pragma unroll 1
   for (int i = 2 * pairs + lane; i < width; i += kShortRow) row[i] = value(i);
 }
 
@@ -84,6 +91,7 @@ __device__ __forceinline__ void store_elements(const Part& part, const T* row, i
   const int width = static_cast<int>(part.write.layout.head_dim);
   const auto store = [&](auto* to) {
     using Cache = std::remove_pointer_t<decltype(to)>;
+#pragma unroll 1
     for (int i = lane; i < width; i += kShortRow) to[at + i * step] = convert<Cache>(row[i]);
   };
   void* to = part.write.cache;
@@ -106,6 +114,7 @@ template <class Blocks, typename T>
 __device__ __forceinline__ void store_blocks(const Part& part, const T* row, int64_t at, int lane,
                                              bool active) {
   const int pieces = static_cast<int>(part.write.pieces);
+#pragma unroll 1
   for (int start = 0; start < pieces; start += kShortRow) {
     const int piece = start + lane;
     const bool is = active && piece < pieces;
@@ -120,6 +129,9 @@ __device__ __forceinline__ void store_blocks(const Part& part, const T* row, int
 // each. The weights and angles are the same for all of them.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args) {
+  // Attention may read old keys while the kernel ahead of this one runs. Where it has many blocks
+  // they would gather where there happens to be room.
+  if (args.at_rest && args.slots.tokens == 1) let_next_begin();
   if (!args.at_rest) follow_previous();
   extern __shared__ uint4 lds[];
   float2* turns = reinterpret_cast<float2*>(lds);
@@ -132,10 +144,12 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
   const CacheLayout& layout = part.write.layout;
   const unsigned head = block * kRows + number;
   if (part.norm) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < layout.head_dim; i += kThreads) {
       weights[i] = load_as(part.norm_dtype, part.norm, i);
     }
   }
+#pragma unroll 1
   for (int64_t token = blockIdx.x; token < args.slots.tokens; token += gridDim.x) {
     // All that is read from memory is under way before anything waits.
     const int64_t place =
@@ -145,12 +159,14 @@ __global__ void __launch_bounds__(kThreads) rope_kv_cache_write_kernel(Args args
                  head * layout.head_stride;
     const auto load = [&] {
       if (!is_head) return;
+#pragma unroll 4
       for (int i = lane; i < layout.head_dim; i += kShortRow) row[i] = x[i];
     };
     const bool waits = args.at_rest && token == blockIdx.x;
     if (!waits) load();
     if (part.rotated) {
       const float position = position_of(args.rotation, token);
+#pragma unroll 1
       for (int i = threadIdx.x; i < args.rotation.pairs; i += kThreads) {
         turns[i] = turn_of(args.rotation, position, i);
       }
