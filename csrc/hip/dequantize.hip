@@ -1,7 +1,9 @@
+#include "hip/chunks.h"
 #include "hip/convert.h"
 #include "hip/dequantize.h"
 #include "hip/dispatch.h"
 #include "hip/quants/table.h"
+#include "hip/rounding.h"
 #include "hip/typed_memory.h"
 
 namespace rocmforge::gpu {
@@ -35,8 +37,8 @@ __device__ __forceinline__ int place_of(int p) {
 // stores whole lines of memory: its steps are neighbours and so is what they expand to.
 template <class T, class View>
 __global__ void __launch_bounds__(kThreads)
-    dequantize_kernel(const uint8_t* __restrict__ w, int64_t w_rows, int64_t row_bytes, int cols,
-                      int64_t first, const int64_t* __restrict__ ids, int64_t total, Target out) {
+    dequantize_kernel(const uint8_t* w, int64_t w_rows, int64_t row_bytes, int cols, int64_t first,
+                      const int64_t* ids, int64_t total, Target out) {
   constexpr int kPieces = 2 * T::kGroups;  // of 8 values, of a lane
   __shared__ uint4 memory[kThreads * kPieces];
   static_assert(kWaveSize % kSteps<T> == 0);
@@ -93,24 +95,39 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Rows of plain numbers, with the alignment of one number.
-template <typename In>
+// Rows of plain numbers, with the alignment of one number, or of 16 bytes as that of what they
+// become. A row takes row_blocks blocks.
+template <bool kAligned>
 __global__ void __launch_bounds__(kThreads)
-    convert_kernel(const uint8_t* __restrict__ w, int64_t w_rows, int64_t row_bytes, int cols,
-                   int64_t first, const int64_t* __restrict__ ids, int64_t total, Target out) {
+    convert_kernel(DType from, const uint8_t* w, int64_t w_rows, int64_t row_bytes, int cols,
+                   int row_blocks, int64_t first, const int64_t* ids, Target out) {
   follow_previous();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= total) return;
-  const int64_t at = i / cols, row = ids ? ids[at] : first + at;
+  constexpr int kCount = kAligned ? kRoundedAtOnce : 1;
+  const int at = static_cast<int>(blockIdx.x) / row_blocks;
+  const int in_row = static_cast<int>(blockIdx.x) - at * row_blocks;
+  const int col = (in_row * kThreads + static_cast<int>(threadIdx.x)) * kCount;
+  if (col >= cols) return;
+  const int64_t row = ids ? ids[at] : first + at, to = int64_t{at} * cols + col;
   const bool known = row >= 0 && row < w_rows;
-  const auto* values = reinterpret_cast<const In*>(w + (known ? row : 0) * row_bytes);
-  store_as(out.dtype, out.data, i, known ? to_float(values[i - at * cols]) : nanf(""));
+  const uint8_t* const values_of_row = w + (known ? row : 0) * row_bytes;
+  if constexpr (kAligned) {
+    float values[kCount];
+    values_of(from, load_words_of(from, values_of_row, col), values);
+    if (!known) {
+#pragma unroll
+      for (float& value : values) value = nanf("");
+    }
+    store_words_of(out.dtype, out.data, to, words_of(out.dtype, values));
+  } else {
+    const float value = load_as(from, values_of_row, col);
+    store_as(out.dtype, out.data, to, known ? value : nanf(""));
+  }
 }
 
 template <typename In>
 __global__ void __launch_bounds__(kThreads)
-    finish_kernel(const In* __restrict__ product, int64_t total, int cols, DType bias_dtype,
-                  const void* bias, Target out, int64_t stride) {
+    finish_kernel(const In* product, int64_t total, int cols, DType bias_dtype, const void* bias,
+                  Target out, int64_t stride) {
   follow_previous();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= total) return;
@@ -121,6 +138,29 @@ __global__ void __launch_bounds__(kThreads)
 
 unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+
+// dequantize() of types that are plain numbers.
+Status convert(const QuantMatrix& w, int64_t first, const int64_t* ids, int64_t count,
+               const Target& out, Stream stream) {
+  constexpr int kF32 = 0, kF16 = 1, kBF16 = 30;
+  if (w.qtype != kF32 && w.qtype != kF16 && w.qtype != kBF16) {
+    return "no GPU kernel for this quantization type";
+  }
+  const DType from = w.qtype == kF32   ? DType::kFloat32
+                     : w.qtype == kF16 ? DType::kFloat16
+                                       : DType::kBFloat16;
+  const bool aligned =
+      w.cols % kRoundedAtOnce == 0 && is_aligned(w.data, w.row_bytes) && is_aligned(out.data);
+  const int64_t row_blocks = blocks_for(aligned ? w.cols / kRoundedAtOnce : w.cols);
+  if (count * row_blocks > INT32_MAX) return "too many weights to expand at once";
+  with_bool(aligned, [&](auto is_aligned) {
+    launch_early(convert_kernel<decltype(is_aligned)::value>,
+                 static_cast<unsigned>(count * row_blocks), kThreads, 0,
+                 static_cast<gpuStream_t>(stream), from, w.data, w.rows, w.row_bytes,
+                 static_cast<int>(w.cols), static_cast<int>(row_blocks), first, ids, out);
+  });
+  return launch_status();
 }
 
 }  // namespace
@@ -144,28 +184,15 @@ Status dequantize(const QuantMatrix& w, int64_t first, const int64_t* ids, int64
   if (count == 0 || w.cols == 0) return nullptr;
   constexpr int kFewest = 32;  // weights of a step
   if (count * w.cols / kFewest > int64_t{UINT32_MAX}) return "too many weights to expand at once";
-  const auto launch = [&](auto kernel, int64_t total) {
-    launch_early(kernel, blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream), w.data,
-                 w.rows, w.row_bytes, static_cast<int>(w.cols), first, ids, total,
-                 Target{dtype, out});
-  };
-  constexpr int kF32 = 0, kF16 = 1, kBF16 = 30;
   const bool known = with_type_of(AllQuants{}, w.qtype, [&](auto type) {
     using T = decltype(type);
     const int64_t total = count * (w.cols / (16 * T::kGroups));
-    launch(w.layout == 0 ? dequantize_kernel<T, FileView<T>> : dequantize_kernel<T, PackedView<T>>,
-           total);
+    launch_early(
+        w.layout == 0 ? dequantize_kernel<T, FileView<T>> : dequantize_kernel<T, PackedView<T>>,
+        blocks_for(total), kThreads, 0, static_cast<gpuStream_t>(stream), w.data, w.rows,
+        w.row_bytes, static_cast<int>(w.cols), first, ids, total, Target{dtype, out});
   });
-  if (w.qtype == kF32) {
-    launch(convert_kernel<float>, count * w.cols);
-  } else if (w.qtype == kF16) {
-    launch(convert_kernel<__half>, count * w.cols);
-  } else if (w.qtype == kBF16) {
-    launch(convert_kernel<gpu_bfloat16>, count * w.cols);
-  } else if (!known) {
-    return "no GPU kernel for this quantization type";
-  }
-  return launch_status();
+  return known ? launch_status() : convert(w, first, ids, count, {dtype, out}, stream);
 }
 
 }  // namespace rocmforge::gpu

@@ -84,6 +84,28 @@ def assert_same_bits(got: torch.Tensor, want: torch.Tensor) -> None:
     assert torch.equal(got[number].view(kind), want[number].view(kind))
 
 
+PLAIN = [row for row in ALL if not row.is_quantized]
+
+
+@pytest.mark.parametrize("row", PLAIN, ids=lambda row: row.name)
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize("cols", [19, 1064])
+def test_rows_of_plain_numbers(
+    emulator: Emulator, row: QuantType, dtype: torch.dtype, cols: int
+) -> None:
+    """One number after the other, and 16 bytes at a time; rows that are not there."""
+    stored = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}[row.id]
+    values = torch.randn(4, cols).to(stored)
+    qweight = values.view(torch.uint8)
+    want = torch.full((5, cols), torch.nan, dtype=dtype)
+    want[[0, 2, 4]] = values[[3, 0, 3]].to(dtype)
+    got = dequantize(emulator, "gfx1100", row, qweight, dtype, ids=[3, 4, 0, -1, 3])
+    assert_same_bits(got, want)
+    assert_same_bits(
+        dequantize(emulator, "gfx1100", row, qweight, dtype, first=1), values[1:].to(dtype)
+    )
+
+
 @pytest.mark.parametrize("row", ALL, ids=lambda row: row.name)
 def test_dequantize_is_bit_exact(emulator: Emulator, row: QuantType) -> None:
     """Ordinary blocks and, under every special scale, blocks of random codes."""
