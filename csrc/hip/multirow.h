@@ -18,6 +18,8 @@ struct MultirowCall {
   DType bias_dtype;
   DType dtype;  // of x and out
   void* out;    // [rows, w.rows], or [rows, w.rows / 2] if gated
+  // Whether no kernel that may still run writes to w.
+  bool weights_at_rest;
   Stream stream;
 };
 

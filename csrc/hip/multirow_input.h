@@ -31,6 +31,7 @@ struct MultirowInput {
   DType dtype;
   const void* x;
   int rows, cols;
+  bool weights_at_rest;  // the product may load them while the kernel ahead of this one runs
   uint8_t* bodies;
 
   __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
@@ -60,6 +61,7 @@ constexpr int kMultirowInputThreads = 128;
 template <class T, int kCols>
 __global__ void __launch_bounds__(kMultirowInputThreads)
     multirow_input_kernel(MultirowInput<T, kCols> input, int width) {
+  if (input.weights_at_rest) let_next_begin();
   follow_previous();
   const int row = static_cast<int>(blockIdx.y);
   const int at = static_cast<int>(blockIdx.x * kMultirowInputThreads + threadIdx.x);
@@ -81,6 +83,7 @@ template <class T, int kCols>
 __global__ void __launch_bounds__(kMultirowInputThreads)
     normed_multirow_input_kernel(MultirowInput<T, kCols> input, int width, InputNorm norm,
                                  float* squares) {
+  if (input.weights_at_rest) let_next_begin();
   const int row = static_cast<int>(blockIdx.y);
   const int at = static_cast<int>(blockIdx.x * kMultirowInputThreads + threadIdx.x);
   const int col = at * kRoundedAtOnce;

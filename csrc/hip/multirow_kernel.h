@@ -47,6 +47,7 @@ using UnitScale = std::conditional_t<T::kMins, float2, float>;
 
 // LDS of a wave, behind what supplies it: scales [units of a stage][16 rows]. What it sums of a
 // tile for others to read: [kCols][kShareRows].
+constexpr int kSpanBytes = 2 * sizeof(int2);  // of a tile in a pass and in the one before
 constexpr int kShareRows = 20;  // 16, and lanes of different columns in different banks
 template <class T>
 constexpr int kScaleBytes = Stage<T>::kUnits * kTileRowsA * static_cast<int>(sizeof(UnitScale<T>));
@@ -279,6 +280,8 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   if (args.phases > 1) rest += 4 * args.round_tiles * kCols * kTileRowsA;
   auto* const row_factors = reinterpret_cast<float*>(rest);  // of rows that are normed
   rest += 4 * kCols;
+  auto* const all_spans = reinterpret_cast<int2*>(rest);  // of a tile: the first and the last wave
+  rest += kSpanBytes * args.round_tiles;
   uint8_t* const x = lds_address(rest);
 
   // Neighbouring tiles go to different blocks.
@@ -318,7 +321,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       aim();
     }
   };
-  // Before the kernel that rounds x could start, no other was left that writes weights.
+  // Before the kernel that rounds x let this one begin, no other was left that writes weights.
   enter_next_pass();
 #pragma unroll 1
   for (int a = 0; a < Weights::kStages; ++a) load(a);
@@ -337,6 +340,12 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
 #pragma unroll 1
   for (int p = 0; p < passes; ++p) {
     const MultirowPass pass = pass_of(p);
+    int2* const spans = all_spans + p % 2 * args.round_tiles;
+    if (static_cast<int>(threadIdx.x) < pass.tiles) {
+      const int stages_before = static_cast<int>(threadIdx.x) * (pass.end - pass.begin);
+      spans[threadIdx.x] = {stages_before / pass.wave_stages,
+                            (stages_before + pass.end - pass.begin - 1) / pass.wave_stages};
+    }
     if (p == 0 || args.phases > 1) {
       copy_x(args.x + static_cast<int64_t>(pass.begin) * kStageX, x,
              (pass.end - pass.begin) * kStageX);
@@ -378,15 +387,13 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
     }
     __syncthreads();
 
-    const int tile_stages = pass.end - pass.begin;
     const bool first = p % args.phases == 0, last = p % args.phases == args.phases - 1;
     // Sum over the waves that had something of the tile, and of earlier phases.
     const auto complete = [&](int tile, int m, int n) {
-      const int from = tile * tile_stages / pass.wave_stages;
-      const int to = ((tile + 1) * tile_stages - 1) / pass.wave_stages;
-      const float* share = shares + (from + tile) * kShareFloats<kCols> + m * kShareRows + n;
-      float sum = 0.0f;
-      for (int w = from; w <= to; ++w, share += kShareFloats<kCols>) sum += *share;
+      const int2 span = spans[tile];
+      const float* share = shares + (span.x + tile) * kShareFloats<kCols> + m * kShareRows + n;
+      float sum = *share;
+      for (int w = span.x; w < span.y; ++w) sum += *(share += kShareFloats<kCols>);
       if (args.phases == 1) return sum;
       float& before = earlier[(tile * kCols + m) * kTileRowsA + n];
       if (!first) sum += before;
@@ -397,6 +404,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
     };
     const int rows = args.gated ? 8 : kTileRowsA, count = pass.tiles * kCols * rows;
+#pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
       const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
       const int row = tile_of(p, tile) * args.tile_stride + n;
@@ -439,7 +447,8 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   // since each costs time.
   const auto bytes = [&](int threads) {
     const int waves = threads / lanes;
-    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes + 4 * kCols;
+    return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes + 4 * kCols +
+           kSpanBytes * plan.round_tiles;
   };
   const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
   plan.threads = kThreads;
@@ -485,9 +494,9 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act, const
   using B = Body<T, kCols>;
   auto* const bodies = static_cast<uint8_t*>(call.workspace);
   auto* const squares = reinterpret_cast<float*>(bodies + B::count(width) * B::kBytes);
-  launch_multirow_input(
-      MultirowInput<T, kCols>{call.dtype, call.x, static_cast<int>(call.rows), cols, bodies}, width,
-      norm, squares, call.stream);
+  launch_multirow_input(MultirowInput<T, kCols>{call.dtype, call.x, static_cast<int>(call.rows),
+                                                cols, call.weights_at_rest, bodies},
+                        width, norm, squares, call.stream);
   MultirowArgs args{};
   if (norm) {
     args.squares = squares, args.square_parts = multirow_input_parts(width), args.eps = norm->eps;

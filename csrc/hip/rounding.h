@@ -45,19 +45,6 @@ __device__ __forceinline__ void values_of(DType dtype, const LoadedWords& loaded
   }
 }
 
-// Values `at` and at + 1 of x, an even number.
-__device__ __forceinline__ void load_pair(DType dtype, const void* x, int at, float (&pair)[2]) {
-  if (dtype == DType::kFloat32) {
-    const float2 values = reinterpret_cast<const float2*>(x)[at / 2];
-    pair[0] = values.x, pair[1] = values.y;
-  } else {
-    const uint32_t word = static_cast<const uint32_t*>(x)[at / 2];
-    const bool half = dtype == DType::kFloat16;
-    pair[0] = half ? low_half(word) : __uint_as_float(word << 16);
-    pair[1] = half ? high_half(word) : __uint_as_float(word & 0xffff0000u);
-  }
-}
-
 // Values as they are stored.
 __device__ __forceinline__ LoadedWords words_of(DType dtype,
                                                 const float (&values)[kRoundedAtOnce]) {

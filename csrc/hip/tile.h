@@ -1,6 +1,8 @@
 // Products of a quantized matrix with several rows of activations, on matrix units.
 #pragma once
 
+#include "hip/activation.h"
+#include "hip/input_norm.h"
 #include "hip/matrix.h"
 
 namespace rocmforge::gpu {
@@ -14,28 +16,27 @@ struct TileInput {
   uint16_t* values;
   float* factors;  // [rows], what products of the values have to be multiplied by
   int chunk_rows;  // kTileRows, or fewer where there is only one chunk
-  bool by_slots;   // columns stand as tile_warpgroup.h says, and not [cols / 8]
+  bool by_slots;   // columns stand as SlotOrder in tile_input.h says, and not [cols / 8]
 };
 
 // Bytes of memory for TileInput, which place_tile_input divides.
 int64_t tile_input_bytes(int64_t rows, int64_t cols);
 TileInput place_tile_input(void* memory, int64_t rows, int64_t cols);
 
-// x [rows, cols] for weights of a type, rows `stride` elements apart, all of them 16-byte aligned.
-// A row with an infinity or a NaN keeps it.
-Status tile_input(int qtype, DType dtype, const void* x, int64_t stride, int64_t rows, int64_t cols,
-                  const TileInput& out, Stream stream);
-
-// tile_input by the slots of a type; rows of x are row_bytes
-// apart.
-struct TileSlotsCall {
-  int qtype;
+// Rows of x for weights of a type.
+struct TileInputCall {
+  int qtype;  // of the weights
   DType dtype;
-  const void* x;
-  int64_t row_bytes, rows, cols;
+  const void* x;   // [rows, cols], every row 16-byte aligned
+  int64_t stride;  // elements from one row to the next
+  int64_t rows, cols;
   TileInput out;
+  bool weights_at_rest;  // whether no kernel that may still run writes to the weights
   Stream stream;
 };
+
+// A row with an infinity or a NaN keeps it. x is normed before if there is a norm.
+Status tile_input(const TileInputCall& call, const InputNorm* norm = nullptr);
 
 // Columns are divided among blocks where rows alone would leave compute units idle.
 struct TileSplits {
@@ -47,7 +48,7 @@ struct TileSplits {
 int tile_splits(int64_t rows, int64_t w_rows, int64_t cols);
 
 // out[m, n] = x[m] . w[n] + bias[n] for m < rows, with weights rounded to float16, summed in
-// float32.
+// float32. If gated, out[m, n] = act(of row n) * (of row n + w.rows / 2) instead, of half the rows.
 struct TileCall {
   QuantMatrix w;
   TileInput x;
@@ -56,7 +57,9 @@ struct TileCall {
   const void* bias;  // [w.rows] or null
   DType bias_dtype;
   DType dtype;  // of out
-  void* out;    // [rows, w.rows]
+  void* out;    // [rows, w.rows], or [rows, w.rows / 2] if gated
+  bool gated;
+  Activation act;
   Stream stream;
 };
 
@@ -68,10 +71,10 @@ Status tile_simple(const TileCall& call);
 Status tile_k(const TileCall& call);
 Status tile_grid(const TileCall& call);
 Status tile_small(const TileCall& call);
-Status tile_slots_simple(const TileSlotsCall& call);
-Status tile_slots_k(const TileSlotsCall& call);
-Status tile_slots_grid(const TileSlotsCall& call);
-Status tile_slots_small(const TileSlotsCall& call);
+Status tile_slots_simple(const TileInputCall& call, const InputNorm* norm);
+Status tile_slots_k(const TileInputCall& call, const InputNorm* norm);
+Status tile_slots_grid(const TileInputCall& call, const InputNorm* norm);
+Status tile_slots_small(const TileInputCall& call, const InputNorm* norm);
 Status sum_tile_splits(const TileCall& call);
 
 }  // namespace rocmforge::gpu

@@ -27,9 +27,13 @@ Status tile_of(const TileCall& call) {
 }
 
 template <class Types>
-Status tile_slots_of([[maybe_unused]] const TileSlotsCall& call) {
+Status tile_slots_of([[maybe_unused]] const TileInputCall& call,
+                     [[maybe_unused]] const InputNorm* norm) {
 #if defined(ROCMFORGE_WARPGROUPS)
-  with_type_of(Types{}, call.qtype, [&](auto type) { launch_slots_input<decltype(type)>(call); });
+  const int64_t chunk = call.out.chunk_rows, written = (call.rows + chunk - 1) / chunk * chunk;
+  with_type_of(Types{}, call.qtype, [&](auto type) {
+    launch_tile_input<SlotOrder<decltype(type)>>(call, norm, written);
+  });
 #endif
   return launch_status();
 }

@@ -10,6 +10,7 @@
 
 #include "hip/convert.h"
 #include "hip/dispatch.h"
+#include "hip/gates.h"
 #include "hip/mma.h"
 #include "hip/quants/table.h"
 #include "hip/tile_plan.h"
@@ -38,6 +39,7 @@ constexpr int kTileAhead = sizeof(typename T::Raw) <= 24 && T::kGroups < 8 ? 2 :
 struct TileArgs {
   const uint8_t* w;
   int64_t w_rows, row_bytes;
+  int64_t out_cols;  // rows of w, or half of them if one half gates the other
   int cols, x_rows;
   int row_waves;  // waves of a block side by side in rows; the others divide the columns
   const __half* x;
@@ -46,6 +48,8 @@ struct TileArgs {
   const void* bias;
   DType bias_dtype, dtype;
   void* out;
+  bool gated;
+  Activation act;
 };
 
 inline TileArgs tile_args(const TileCall& call, int row_waves) {
@@ -53,6 +57,7 @@ inline TileArgs tile_args(const TileCall& call, int row_waves) {
   return {w.data,
           w.rows,
           w.row_bytes,
+          call.gated ? w.rows / 2 : w.rows,
           static_cast<int>(w.cols),
           static_cast<int>(call.rows),
           row_waves,
@@ -62,7 +67,21 @@ inline TileArgs tile_args(const TileCall& call, int row_waves) {
           call.bias,
           call.bias_dtype,
           call.dtype,
-          call.out};
+          call.out,
+          call.gated,
+          call.act};
+}
+
+// Tiles of a product: 16 neighbours of w's rows each or, where one half gates the other, eight of
+// either half.
+inline int64_t tiles_of(const TileCall& call) {
+  return call.gated ? (call.w.rows / 2 + 7) / 8 : (call.w.rows + 15) / 16;
+}
+__device__ __forceinline__ int64_t row_of_tile(const TileArgs& args, int64_t tile, int i) {
+  const bool other = args.gated && i >= 8;
+  const int64_t at = args.gated ? tile * 8 + i % 8 : tile * 16 + i;
+  // Rows past the last are computed like it and left out.
+  return (at < args.out_cols ? at : args.out_cols - 1) + (other ? args.out_cols : 0);
 }
 
 // scale * (code - offset) + min, zeros unless `inside`.
@@ -89,20 +108,6 @@ __device__ __forceinline__ Span<__half> half_values(const Group& group, bool ins
     span.words[pair] = reinterpret_cast<const uint32_t&>(values);
   });
   return span;
-}
-
-// A product, or what a split makes of it, from the sum of what the matrix units multiplied.
-template <class T>
-__device__ __forceinline__ void store_tile_sum(const TileArgs& args, int split, int64_t x_row,
-                                               int64_t row, float sum) {
-  sum *= 1.0f / (1 << kTileShift<T>);
-  const int64_t at = x_row * args.w_rows + row;
-  if (args.split_sums) {
-    args.split_sums[split * (args.x_rows * args.w_rows) + at] = sum;
-  } else {
-    const float shift = args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
-    store_as(args.dtype, args.out, at, sum * args.factors[x_row] + shift);
-  }
 }
 
 // Whether x passes through LDS. Eight rows of it stay in the cache: meeting at barriers costs more.
@@ -144,6 +149,46 @@ struct TileStages {
 // there is LDS for it.
 constexpr int kSumRows = kCopiesAhead ? 20 : 16;
 
+// Stores what a block has summed of x's rows from `first_x` on, or what its split makes of it: in
+// LDS, partial[part * tiles + tile][row of x][row of the tile], of `parts` to be added up. Both
+// `tiles` and the threads are powers of two, and tiles have at most as many rows as there are
+// threads.
+template <class T, int kChunk>
+__device__ __forceinline__ void store_tiles(const TileArgs& args,
+                                            const float (*partial)[kChunk][kSumRows], int parts,
+                                            int tiles, int64_t first_tile, int split,
+                                            int64_t first_x, int x_rows) {
+  const int outs = args.gated ? 8 : 16, width = tiles * outs;  // a thread's column stays the same
+  const int n = static_cast<int>(threadIdx.x) % width, tile = n / outs, i = n % outs;
+  const int64_t col = first_tile * outs + n;
+  if (col >= args.out_cols) return;
+  const auto sum_of = [&](int m, int row) {
+    float sum = 0.0f;
+    for (int p = 0; p < parts; ++p) sum += partial[p * tiles + tile][m][row];
+    return sum * (1.0f / (1 << kTileShift<T>));
+  };
+  const auto shift_of = [&](int64_t row) {
+    return args.bias ? load_as(args.bias_dtype, args.bias, row) : 0.0f;
+  };
+  const float shift = shift_of(col), other_shift = args.gated ? shift_of(col + args.out_cols) : 0;
+  for (int m = static_cast<int>(threadIdx.x) / width; m < x_rows;
+       m += static_cast<int>(blockDim.x) / width) {
+    const int64_t x_row = first_x + m;
+    const float sum = sum_of(m, i), other = args.gated ? sum_of(m, i + 8) : 0.0f;
+    if (args.split_sums) {
+      float* const to =
+          args.split_sums + (split * int64_t{args.x_rows} + x_row) * args.w_rows + col;
+      *to = sum;
+      if (args.gated) to[args.out_cols] = other;
+    } else {
+      const float factor = args.factors[x_row];
+      float value = sum * factor + shift;
+      if (args.gated) value = activate(args.act, value) * (other * factor + other_shift);
+      store_as(args.dtype, args.out, x_row * args.out_cols + col, value);
+    }
+  }
+}
+
 // LDS of a block, which stages of x have first, then sums. Host code does not know kSlots.
 template <class T, int kChunk>
 constexpr int tile_lds_bytes() {
@@ -162,7 +207,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
   constexpr int kHalves = kChunk < 16 ? 1 : kLaneRowsB;
   using Acc = TileOf<kHalves>;
   constexpr int kTiles = kChunk / Acc::kCols, kAhead = kTileAhead<T>;
-  constexpr int kSpans = kWaveSpans<kChunk>, kWaveRows = 16 * kSpans;
+  constexpr int kSpans = kWaveSpans<kChunk>;
   constexpr int kAtOnce = smaller(kChunk, kTileRowsAtOnce);
   const int lane = threadIdx.x % kWaveSize, wave = threadIdx.x / kWaveSize;
   const int row_waves = kMostColumnWaves<kChunk> > 1 ? args.row_waves : kTileWaves;
@@ -170,7 +215,7 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
   const int part = wave / row_waves;  // of the columns
   // Neighbouring blocks take the chunks of x for the same rows of w, which memory then gives once.
   const int chunks = (args.x_rows + kChunk - 1) / kChunk, block = static_cast<int>(blockIdx.x);
-  const int64_t block_row = static_cast<int64_t>(block / chunks) * row_waves * kWaveRows;
+  const int64_t block_tile = static_cast<int64_t>(block / chunks) * row_waves * kSpans;
   const int chunk = block % chunks, left = args.x_rows - chunk * kChunk;
   const int x_rows = left < kChunk ? left : kChunk;
   const int read_rows = (x_rows + kAtOnce - 1) / kAtOnce * kAtOnce;
@@ -186,9 +231,8 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
   for (int r = 0; r < kSpans; ++r) {
 #pragma unroll
     for (int i = 0; i < kLaneRowsA; ++i) {
-      // Rows past the last are computed like it and left out.
-      const int64_t row = block_row + wave % row_waves * kWaveRows + 16 * r + row_of_a(lane, i);
-      rows[r][i] = row < args.w_rows ? row : args.w_rows - 1;
+      const int64_t tile = block_tile + wave % row_waves * kSpans + r;
+      rows[r][i] = row_of_tile(args, tile, row_of_a(lane, i));
     }
   }
   // Steps past the last of the split are read like it and multiplied by 0.
@@ -328,24 +372,14 @@ __global__ void __launch_bounds__(kTileWaves* kWaveSize, kChunk < 64 ? 0 : kTile
     }
   }
   __syncthreads();
-  const int block_rows = row_waves * kWaveRows;
-  for (int i = threadIdx.x; i < x_rows * block_rows; i += kThreads) {
-    const int m = i / block_rows, n = i - m * block_rows;
-    const int64_t row = block_row + n, x_row = static_cast<int64_t>(chunk) * kChunk + m;
-    if (row >= args.w_rows) continue;
-    float sum = 0.0f;
-    for (int p = 0; p < column_waves; ++p) {
-      sum += partial[p * row_waves * kSpans + n / 16][m][n % 16];
-    }
-    store_tile_sum<T>(args, split, x_row, row, sum);
-  }
+  store_tiles<T, kChunk>(args, partial, column_waves, row_waves * kSpans, block_tile, split,
+                         static_cast<int64_t>(chunk) * kChunk, x_rows);
 }
 
 // Waves of a block side by side in rows: as many as leave every compute unit some blocks, since
 // what is read of x serves them all.
 template <int kChunk>
-int row_waves_for(int64_t w_rows, int64_t chunks) {
-  const int64_t tiles = (w_rows + 15) / 16 * chunks;
+int row_waves_for(int64_t tiles) {
   constexpr int kBlocks = kChunk < 16 ? 6 : 3;
   const int64_t blocks = kBlocks * int64_t{device_compute_units()};
   int waves = kTileWaves / kMostColumnWaves<kChunk>;
@@ -357,9 +391,10 @@ template <class T, int kChunk>
 void launch_tile(const TileCall& call) {
   const QuantMatrix& w = call.w;
   const int64_t chunks = (call.rows + kChunk - 1) / kChunk;
-  const int row_waves = row_waves_for<kChunk>(w.rows, chunks);
-  const int block_rows = 16 * kWaveSpans<kChunk> * row_waves;
-  const dim3 grid(static_cast<unsigned>((w.rows + block_rows - 1) / block_rows * chunks),
+  const int64_t tiles = tiles_of(call);
+  const int row_waves = row_waves_for<kChunk>(tiles * chunks);
+  const int block_tiles = kWaveSpans<kChunk> * row_waves;
+  const dim3 grid(static_cast<unsigned>((tiles + block_tiles - 1) / block_tiles * chunks),
                   static_cast<unsigned>(call.splits.count));
   const auto kernel =
       w.layout == 0 ? tile_kernel<T, FileView<T>, kChunk> : tile_kernel<T, PackedView<T>, kChunk>;

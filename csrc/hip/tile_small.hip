@@ -3,6 +3,8 @@
 namespace rocmforge::gpu {
 
 Status tile_small(const TileCall& call) { return tile_of<SmallQuants>(call); }
-Status tile_slots_small(const TileSlotsCall& call) { return tile_slots_of<SmallQuants>(call); }
+Status tile_slots_small(const TileInputCall& call, const InputNorm* norm) {
+  return tile_slots_of<SmallQuants>(call, norm);
+}
 
 }  // namespace rocmforge::gpu

@@ -1,5 +1,5 @@
-// Registers norm_quant_matmul for the GPU. Of few rows the kernels that round them for the product
-// norm them, too; else it is the norm's kernel, then the product's.
+// Registers norm_quant_matmul for the GPU. Kernels that prepare rows for a product of our own norm
+// them, too; else it is the norm's kernel, then the product's.
 #include <torch/csrc/stable/ops.h>
 
 #include "hip/norm.h"
@@ -48,12 +48,12 @@ bool norms_on_the_way(const NormProduct& call, const QuantTypeInfo& type, const 
   const int64_t k = weight.matrix.cols, rows = k ? call.x.numel() / k : 0;
   if (rows == 0 || call.x_weight) return false;
   const ProductKernel kernel = product_kernel(type, rows, k);
-  return kernel == ProductKernel::kMultirow ||
-         (kernel == ProductKernel::kMatvec && gpu::matvec_norms(weight.matrix, rows));
+  return fuses(kernel) &&
+         (kernel != ProductKernel::kMatvec || gpu::matvec_norms(weight.matrix, rows));
 }
 
-void normed_product(const GpuLaunch& launch, const NormProduct& call, const NormWeight& weight,
-                    const Weight& matrix, Tensor& out, Tensor& total) {
+void normed_product(const GpuLaunch& launch, const NormProduct& call, const QuantTypeInfo& type,
+                    const NormWeight& weight, const Weight& matrix, Tensor& out, Tensor& total) {
   std::optional<Tensor> residual, shifts;
   if (call.residual) residual = aligned_contiguous(*call.residual);
   if (call.bias) shifts = torch::stable::contiguous(*call.bias);
@@ -65,7 +65,7 @@ void normed_product(const GpuLaunch& launch, const NormProduct& call, const Norm
                             call.eps,
                             total.mutable_data_ptr(),
                             weight.at_rest};
-  rounded_product(launch, call.x, matrix, act, shifts ? &*shifts : nullptr, out, &norm);
+  fused_product(launch, call.x, matrix, type, act, shifts ? &*shifts : nullptr, out, &norm);
 }
 
 std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result& total_result,
@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result&
   const NormWeight scale(weight), x_scale(x_weight);
   const Weight matrix = weight_of(qweight, type, layout);
   if (out.numel() != 0 && norms_on_the_way(call, type, matrix)) {
-    normed_product(launch, call, scale, matrix, out, total);
+    normed_product(launch, call, type, scale, matrix, out, total);
     return {out, total};
   }
   const Tensor normed = normed_rows(launch, call, scale, x_scale, total);

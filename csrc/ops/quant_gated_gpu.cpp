@@ -1,5 +1,5 @@
-// Registers quant_matmul_gated for the GPU. With few rows of x the kernel of the product gates what
-// it has summed; more are the product of all 2F rows, then the activation on its halves.
+// Registers quant_matmul_gated for the GPU. Kernels of our own gate what they have summed; the
+// vendor's GEMM computes the product of all 2F rows, then comes the activation on its halves.
 #include "hip/activation.h"
 #include "hip/dequantize.h"
 #include "ops/control.h"
@@ -36,10 +36,11 @@ void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
                    const QuantTypeInfo& type, const std::string& act,
                    const std::optional<Tensor>& bias, Tensor& out) {
   const int64_t f = last_size(out), rows = out.numel() / f;
-  if (rounds_activations(type, rows, weight.matrix.cols)) {
+  const int64_t k = weight.matrix.cols;
+  if (k > 0 && fuses(product_kernel(type, rows, k))) {
     std::optional<Tensor> shifts;
     if (bias) shifts = torch::stable::contiguous(*bias);
-    return rounded_product(launch, x, weight, gate_of(act), shifts ? &*shifts : nullptr, out);
+    return fused_product(launch, x, weight, type, gate_of(act), shifts ? &*shifts : nullptr, out);
   }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);

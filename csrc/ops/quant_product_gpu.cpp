@@ -131,7 +131,8 @@ void expanded_product(const GpuLaunch& launch, const Tensor& x, const Weight& we
 
 // On matrix units, the weights decoded in registers.
 void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                  const Tensor* bias, Tensor& out) {
+                  std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
+                  const gpu::InputNorm* norm) {
   const gpu::QuantMatrix& w = weight.matrix;
   Tensor input = as_matrix(x, w.cols);
   const int64_t size = x.scalar_type() == ScalarType::Float ? 4 : 2;
@@ -146,11 +147,13 @@ void tile_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight
   auto* const memory = static_cast<char*>(workspace.mutable_data_ptr());
   const gpu::TileInput values = gpu::place_tile_input(memory, rows, w.cols);
   if (sums > 0) splits.sums = reinterpret_cast<float*>(memory + input_bytes);
-  launch.done(gpu::tile_input(w.qtype, gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows,
-                              w.cols, values, launch.stream()));
+  launch.done(gpu::tile_input({w.qtype, gpu_dtype(x), input.const_data_ptr(), input.stride(0), rows,
+                               w.cols, values, weight.at_rest, launch.stream()},
+                              norm));
   launch.done(gpu::tile({w, values, splits, rows, bias ? bias->const_data_ptr() : nullptr,
                          bias ? gpu_dtype(*bias) : gpu::DType::kFloat32, gpu_dtype(out),
-                         out.mutable_data_ptr(), launch.stream()}));
+                         out.mutable_data_ptr(), act.has_value(),
+                         act.value_or(gpu::Activation::kSilu), launch.stream()}));
 }
 
 // Products over no columns.
@@ -164,12 +167,13 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
   finish(launch, zeros, bias, last_size(out), out, 0);
 }
 
-}  // namespace
-
+// Whether products with so many rows of x are made of integers.
 bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
   return type.is_quantized() && !exact() && rows <= gpu::kMaxMultirowRows && k > 0 &&
          k <= gpu::kMaxMatvecCols;
 }
+
+}  // namespace
 
 ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k) {
   if (rounds_activations(type, rows, k))
@@ -177,6 +181,8 @@ ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k)
   const bool tiled = type.is_quantized() && !exact() && rows <= kMaxTileRows;
   return tiled ? ProductKernel::kTile : ProductKernel::kExpanded;
 }
+
+namespace {
 
 void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
                      std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
@@ -198,8 +204,21 @@ void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& wei
                                rows,           workspace.mutable_data_ptr(),
                                shifts,         shift_type,
                                gpu_dtype(out), out.mutable_data_ptr(),
-                               launch.stream()};
+                               weight.at_rest, launch.stream()};
   launch.done(act ? gpu::multirow_gated(call, *act, norm) : gpu::multirow(call, norm));
+}
+
+}  // namespace
+
+bool fuses(ProductKernel kernel) { return kernel != ProductKernel::kExpanded; }
+
+void fused_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                   const QuantTypeInfo& type, std::optional<gpu::Activation> act,
+                   const Tensor* bias, Tensor& out, const gpu::InputNorm* norm) {
+  const int64_t k = weight.matrix.cols;
+  const ProductKernel kernel = product_kernel(type, x.numel() / k, k);
+  const auto product = kernel == ProductKernel::kTile ? tile_product : rounded_product;
+  product(launch, x, weight, act, bias, out, norm);
 }
 
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
@@ -209,16 +228,10 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   const Tensor* const shifts = dense ? &*dense : nullptr;
   const int64_t k = weight.matrix.cols;
   if (k == 0) return empty_product(launch, shifts, out);
-  const int64_t rows = x.numel() / k;
-  switch (product_kernel(type, rows, k)) {
-    case ProductKernel::kMatvec:
-    case ProductKernel::kMultirow:
-      return rounded_product(launch, x, weight, std::nullopt, shifts, out);
-    case ProductKernel::kTile:
-      return tile_product(launch, x, weight, shifts, out);
-    case ProductKernel::kExpanded:
-      return expanded_product(launch, x, weight, type, shifts, out);
+  if (fuses(product_kernel(type, x.numel() / k, k))) {
+    return fused_product(launch, x, weight, type, std::nullopt, shifts, out);
   }
+  expanded_product(launch, x, weight, type, shifts, out);
 }
 
 namespace {

@@ -9,21 +9,21 @@
 
 namespace rocmforge {
 
-// How a product is computed: by the integer dot products of rounded_product (kMatvec, kMultirow),
+// How a product is computed: by integer dot products with x rounded to 8 bits (kMatvec, kMultirow),
 // on matrix units with weights decoded in registers, or by the vendor's GEMM on expanded weights.
 enum class ProductKernel { kMatvec, kMultirow, kTile, kExpanded };
 
 // The kernel for so many rows of x and columns of the weight.
 ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k);
 
-// Whether products with so many rows of x are made of integers: rounded_product.
-bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k);
+// Whether a kernel can take gates and norms along: all but kExpanded.
+bool fuses(ProductKernel kernel);
 
-// The product with x rounded to 8 bits, gated if there is an `act`; bias is contiguous or null.
-// With a norm, that of x after it: kMatvec needs gpu::matvec_norms().
-void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
-                     const gpu::InputNorm* norm = nullptr);
+// The product by such a kernel, gated if there is an `act`; bias is contiguous or null. With a
+// norm, that of x after it: kMatvec needs gpu::matvec_norms().
+void fused_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
+                   const QuantTypeInfo& type, std::optional<gpu::Activation> act,
+                   const Tensor* bias, Tensor& out, const gpu::InputNorm* norm = nullptr);
 
 // silu or gelu.
 gpu::Activation gate_of(const std::string& act);

@@ -15,7 +15,7 @@ from .norm import Norm, RMSNorm
 
 norm_quant_matmul = torch.ops.rocmforge.norm_quant_matmul.default
 PACKED = 1  # the layout of weights that kernels are fast with
-MOST_ROWS = 16  # that the op norms and multiplies with fewer launches than two ops
+MOST_ROWS = 128  # that the op norms and multiplies with fewer launches than two ops
 
 
 @dataclass

@@ -55,6 +55,7 @@ def multirow(
         ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
         ("c_int", DTYPE_CODES[x.dtype]),
         pointer(take((rows, wide), x.dtype, offset=1)),
+        ("c_bool", False),
         pointer(None),
     ]
     function = f"multirow_{FAMILY[row.name]}"

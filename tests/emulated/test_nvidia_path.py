@@ -18,7 +18,7 @@ from test_emulated_attention import OPTIONS
 from test_emulated_attention import run as run_attention
 from test_multirow import check_normed, multirow
 from test_quants import assert_is_normed_product, matvec, normed_matvec, weights_and_x
-from test_tile import assert_is_half_product, tile, weights
+from test_tile import assert_is_half_product, check_gated, check_normed_rows, tile, weights
 
 from rocmforge_torch.ops.reference import pack_weight
 from rocmforge_torch.quant_types import QuantType
@@ -109,6 +109,21 @@ def test_tile(
     got, _ = tile(nvidia, ARCH, row, x, qweight, 0, bias, splits)
     assert_is_half_product(got, x, values, bias)
     assert torch.equal(tile(nvidia, ARCH, row, x, qweight, 1, bias, splits)[0], got)
+
+
+@every_type
+@pytest.mark.parametrize(("rows", "splits"), [(5, 1), (40, 1), (66, 2)])
+def test_gated_tile(nvidia: OnNvidia, row: QuantType, rows: int, splits: int) -> None:
+    check_gated(nvidia, ARCH, row, rows, 54, splits)
+
+
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+def test_normed_tile_rows(nvidia: OnNvidia, dtype: torch.dtype) -> None:
+    """One part of a row, and more than one."""
+    for columns in (288, 9000):
+        x = (torch.randn(3, columns) * 100).to(dtype)
+        check_normed_rows(nvidia, ARCH, x, torch.randn_like(x), torch.randn(columns))
+        check_normed_rows(nvidia, ARCH, x, None, None)
 
 
 CACHES = ("f16", "q8_0")

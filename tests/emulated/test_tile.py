@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from emulated_tensors import DTYPE_CODES, from_bits, give, take
-from quantized_products import FAMILY, HIP, QUANTIZED, Field, matrix_fields, pointer
+from quantized_products import (
+    EPS,
+    FAMILY,
+    HIP,
+    QUANTIZED,
+    Field,
+    matrix_fields,
+    norm_fields,
+    pointer,
+)
 
 from rocmforge_torch.ops.reference import pack_weight, quant_ops
 from rocmforge_torch.quant_types import QuantType
@@ -22,31 +35,31 @@ def chunk_rows(arch: str, rows: int) -> int:
     return fewest if rows <= fewest else 16 if rows <= 16 else 64
 
 
-def tile_input(emulator: Emulator, arch: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values [chunks, cols / 8, rows of a chunk, 8] and factors of x, whose rows may be apart."""
+def tile_input(
+    emulator: Emulator, arch: str, x: torch.Tensor, norm: Struct | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Values [chunks, cols / 8, rows of a chunk, 8], factors of x, whose rows may be apart, and the
+    total of an InputNorm."""
     base = x if x._base is None else x._base
     (rows, cols), chunk = x.shape, chunk_rows(arch, len(x))
     chunks, offset = -(-rows // chunk), int(x.storage_offset())
     values = take((chunks, cols // 8, chunk, 8), torch.float16)
     factors = take((chunks * chunk,), torch.float32)
-    fields = [pointer(values), pointer(factors), ("c_int", chunk), ("c_bool", False)]
-    element = base.flatten()[offset:]
-    run = emulator.launch(
-        HIP / "tile_input.hip",
-        arch,
-        "tile_input",
-        [
-            0,  # the type of the weights, which matters elsewhere
-            DTYPE_CODES[x.dtype],
-            give(element, offset),
-            int(x.stride(0)),
-            rows,
-            cols,
-            Struct(fields),
-            None,
-        ],
-    )
-    return torch.from_numpy(run.outputs[0]), torch.from_numpy(run.outputs[1])
+    out = Struct([pointer(values), pointer(factors), ("c_int", chunk), ("c_bool", False)])
+    fields: list[Field] = [
+        ("c_int", 0),  # the type of the weights, which matters elsewhere
+        ("c_int", DTYPE_CODES[x.dtype]),
+        pointer(give(base.flatten()[offset:], offset)),
+        ("c_int64", int(x.stride(0))),
+        ("c_int64", rows),
+        ("c_int64", cols),
+        ("struct", out),
+        ("c_bool", False),
+        pointer(None),
+    ]
+    run = emulator.launch(HIP / "tile_input.hip", arch, "tile_input", [Struct(fields), norm])
+    total = [] if norm is None else [from_bits(run.outputs[2], x.dtype)]
+    return torch.from_numpy(run.outputs[0]), torch.from_numpy(run.outputs[1]), *total
 
 
 def tile(
@@ -58,10 +71,14 @@ def tile(
     layout: int = 0,
     bias: torch.Tensor | None = None,
     splits: int = 1,
+    gate: int | None = None,
+    given: tuple[torch.Tensor, ...] = (),
 ) -> tuple[torch.Tensor, Run]:
-    """x [rows, K], its rows perhaps apart, times qweight [n, row_bytes] in file order."""
+    """x [rows, K], its rows perhaps apart, times qweight [n, row_bytes] in file order, or the gated
+    product under the given activation. given: what tile_input makes of x."""
     rows, n = len(x), len(qweight)
-    values, factors = tile_input(emulator, arch, x)
+    wide = n if gate is None else n // 2
+    values, factors = (given or tile_input(emulator, arch, x))[:2]
     data = pack_weight(qweight, row.id) if layout else qweight
 
     def call(sums: Buffer | None, out: Buffer | None) -> Struct:
@@ -84,18 +101,20 @@ def tile(
             ("c_int", 0 if bias is None else DTYPE_CODES[bias.dtype]),
             ("c_int", DTYPE_CODES[x.dtype]),
             pointer(out),
+            ("c_bool", gate is not None),
+            ("c_int", gate or 0),
             pointer(None),
         ]
         return Struct(fields)
 
-    function, out = f"tile_{FAMILY[row.name]}", take((rows, n), x.dtype)
+    function, out = f"tile_{FAMILY[row.name]}", take((rows, wide), x.dtype)
     if splits == 1:
         run = emulator.launch(HIP / f"{function}.hip", arch, function, [call(None, out)])
         return from_bits(run.outputs[0], x.dtype), run
     sums = take((splits, rows, n), torch.float32)
     run = emulator.launch(HIP / f"{function}.hip", arch, function, [call(sums, None)])
-    given = give(torch.from_numpy(run.outputs[0]))
-    summed = emulator.launch(HIP / "tile_splits.hip", arch, "sum_tile_splits", [call(given, out)])
+    read = give(torch.from_numpy(run.outputs[0]))
+    summed = emulator.launch(HIP / "tile_splits.hip", arch, "sum_tile_splits", [call(read, out)])
     return from_bits(summed.outputs[0], x.dtype), run
 
 
@@ -136,7 +155,7 @@ def test_rows_in_half_precision(
     emulator: Emulator, arch: str, dtype: torch.dtype, rows: int
 ) -> None:
     """Where every value stands, and that a power of two puts it where float16 is finest."""
-    x = torch.randn(rows, 96).to(dtype)[:, 5:77] * 1000
+    x = torch.randn(rows, 112).to(dtype)[:, 8:80] * 1000
     x[1] *= torch.finfo(dtype).tiny
     values, factors = tile_input(emulator, arch, x)
     chunk = values.shape[2]
@@ -178,7 +197,7 @@ def test_rows_of_x(emulator: Emulator, rows: int) -> None:
     """The second chunk of 65 rows, tiles that are left out, rows of x that stand apart."""
     row = named("Q8_0")
     qweight, values = weights(row, 5, 2)
-    x = torch.randn(rows, 96).half()[:, 3:67]
+    x = torch.randn(rows, 96).half()[:, 8:72]
     bias = torch.randn(5).half()
     assert_is_half_product(tile(emulator, "gfx1100", row, x, qweight, 1, bias)[0], x, values, bias)
 
@@ -239,3 +258,78 @@ def test_numbers_out_of_range(emulator: Emulator, bad: float, dtype: torch.dtype
         error = (got[m].double() - want).abs()
         smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         assert (error <= 2e-3 * size + torch.finfo(dtype).eps * want.abs() + smallest).all()
+
+
+def check_normed_rows(
+    emulator: Emulator,
+    arch: str,
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+) -> None:
+    """The norm of x + residual, rounded once more, to float16 under a power of two."""
+    values, factors, total = tile_input(emulator, arch, x, norm_fields(x, residual, weight))
+    assert torch.equal(total, x if residual is None else x + residual)
+    normed = total.double() * torch.rsqrt(total.double().square().mean(-1, keepdim=True) + EPS)
+    if weight is not None:
+        normed *= weight.double()
+    back = values.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[: len(x)].double()
+    assert (back.abs().amax(1) >= 2**14).all()
+    assert (back.abs().amax(1) <= 2**15).all()
+    error = (back * factors[: len(x), None] - normed).abs()
+    step = torch.finfo(torch.float16).eps / 2
+    smallest = torch.finfo(torch.float16).smallest_normal * step * factors[: len(x), None]
+    assert (error <= 1.01 * (step * normed.abs() + smallest)).all()
+
+
+@pytest.mark.parametrize("arch", MATRIX)
+@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+def test_normed_rows(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
+    """With and without residuals and weights."""
+    x = (torch.randn(3, 288) * 100).to(dtype)
+    check_normed_rows(emulator, arch, x, torch.randn_like(x), torch.randn(288))
+    check_normed_rows(emulator, arch, x, None, torch.randn(288).to(dtype))
+    check_normed_rows(emulator, arch, x, torch.randn_like(x), None)
+
+
+def test_long_rows(emulator: Emulator) -> None:
+    """More parts than stay in registers, and a last one that is not full."""
+    x = torch.randn(1, 25000 // 8 * 8).half()
+    check_normed_rows(emulator, "gfx1100", x, torch.randn_like(x), torch.randn(x.shape[1]))
+    values, factors = tile_input(emulator, "gfx1100", x)
+    back = values.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    assert torch.equal(back[:1].double() * factors[:1, None], as_half(x))
+
+
+def check_gated(
+    emulator: Emulator, arch: str, row: QuantType, rows: int, n: int, splits: int = 1
+) -> None:
+    qweight, values = weights(row, n, 3 * 256 // row.block_size)
+    x, bias = torch.randn(rows, values.shape[1]), torch.randn(n)
+    given = tile_input(emulator, arch, x)
+    acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        F.silu,
+        partial(F.gelu, approximate="tanh"),
+    ]
+
+    def products(x: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x @ values.T + bias.double()).chunk(2, dim=1)
+
+    (gates, ups), (half_gates, half_ups) = (
+        products(x.double(), values),
+        products(as_half(x), as_half(values)),
+    )
+    for gate, act in enumerate(acts):
+        got, _ = tile(emulator, arch, row, x, qweight, gate, bias, splits, gate, given)
+        want, half = act(gates) * ups, act(half_gates) * half_ups
+        error, allowed = (got.double() - want).norm(), (half - want).norm()
+        assert got.isfinite().all()
+        assert error <= 2 * allowed, (float(error), float(allowed))
+
+
+@pytest.mark.parametrize("arch", MATRIX)
+@pytest.mark.parametrize("name", ["Q4_K", "IQ3_S"])
+@pytest.mark.parametrize(("rows", "splits"), [(5, 1), (17, 1), (66, 2)])
+def test_gated(emulator: Emulator, arch: str, name: str, rows: int, splits: int) -> None:
+    """Halves that no tile ends at."""
+    check_gated(emulator, arch, named(name), rows, 54, splits)

@@ -91,7 +91,7 @@ def test_every_type(row: QuantType, layout: int) -> None:
         assert memory.faults() == []
 
 
-@pytest.mark.parametrize("m", [1, 2, 5])
+@pytest.mark.parametrize("m", [1, 2, 5, 40])
 def test_total_is_the_sum_to_the_bit(m: int) -> None:
     row = named("Q4_K")
     qweight, _ = weights(row, 1024, "cuda")

@@ -20,8 +20,8 @@ Status multirow_representative(const MultirowCall& call, bool gated, Activation 
 
 Status tile_representative(const TileCall& call) { return tile_of<Representative>(call); }
 
-Status tile_slots_representative(const TileSlotsCall& call) {
-  return tile_slots_of<Representative>(call);
+Status tile_slots_representative(const TileInputCall& call, const InputNorm* norm) {
+  return tile_slots_of<Representative>(call, norm);
 }
 
 }  // namespace rocmforge::gpu

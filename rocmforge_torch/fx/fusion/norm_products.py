@@ -21,9 +21,9 @@ from rocmforge_torch.ops.reference import UNGATED
 
 norm_quant_matmul = rocmforge.norm_quant_matmul.default
 quant_matmul, gated = rocmforge.quant_matmul.default, rocmforge.quant_matmul_gated.default
-# What a GPU norms where it rounds for the product; the result of a norm of more rows is better off
-# in the memory plan's arena than inside of an op.
-MOST_ROWS = 16
+# What a GPU norms where it prepares rows for the product; the result of a norm of more rows is
+# better off in the memory plan's arena than inside of an op.
+MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
