@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
     };
     const int rows = args.gated ? 8 : kTileRowsA, count = pass.tiles * kCols * rows;
-#pragma unroll 2
+#pragma unroll(kCopiesAhead ? 2 : 1)
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
       const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
       const int row = tile_of(p, tile) * args.tile_stride + n;
