@@ -12,7 +12,7 @@
 
 namespace rocmforge::gpu {
 
-constexpr int kTileInputThreads = 1024;
+constexpr int kTileInputThreads = kCopiesAhead ? 1024 : 256;
 constexpr int kPiece = 8;
 static_assert(kPiece == kRoundedAtOnce);
 

@@ -282,8 +282,15 @@ def check_normed_rows(
     assert (error <= 1.01 * (step * normed.abs() + smallest)).all()
 
 
-@pytest.mark.parametrize("arch", MATRIX)
-@pytest.mark.parametrize("dtype", DTYPE_CODES, ids=str)
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [
+        *(("gfx1100", dtype) for dtype in DTYPE_CODES),
+        ("gfx1201", torch.bfloat16),
+        ("gfx942", torch.bfloat16),
+    ],
+    ids=str,
+)
 def test_normed_rows(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
     """With and without residuals and weights."""
     x = (torch.randn(3, 288) * 100).to(dtype)
@@ -293,8 +300,8 @@ def test_normed_rows(emulator: Emulator, arch: str, dtype: torch.dtype) -> None:
 
 
 def test_long_rows(emulator: Emulator) -> None:
-    """More parts than stay in registers, and a last one that is not full."""
-    x = torch.randn(1, 25000 // 8 * 8).half()
+    """More parts than the first, and a last one that is not full."""
+    x = torch.randn(1, 5000).half()
     check_normed_rows(emulator, "gfx1100", x, torch.randn_like(x), torch.randn(x.shape[1]))
     values, factors = tile_input(emulator, "gfx1100", x)
     back = values.permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
@@ -304,7 +311,7 @@ def test_long_rows(emulator: Emulator) -> None:
 def check_gated(
     emulator: Emulator, arch: str, row: QuantType, rows: int, n: int, splits: int = 1
 ) -> None:
-    qweight, values = weights(row, n, 3 * 256 // row.block_size)
+    qweight, values = weights(row, n, 512 // row.block_size)
     x, bias = torch.randn(rows, values.shape[1]), torch.randn(n)
     given = tile_input(emulator, arch, x)
     acts: list[Callable[[torch.Tensor], torch.Tensor]] = [
@@ -327,9 +334,15 @@ def check_gated(
         assert error <= 2 * allowed, (float(error), float(allowed))
 
 
-@pytest.mark.parametrize("arch", MATRIX)
-@pytest.mark.parametrize("name", ["Q4_K", "IQ3_S"])
-@pytest.mark.parametrize(("rows", "splits"), [(5, 1), (17, 1), (66, 2)])
+@pytest.mark.parametrize(
+    ("arch", "name", "rows", "splits"),
+    [
+        ("gfx1100", "Q4_K", 5, 1),
+        ("gfx1100", "IQ3_S", 34, 2),
+        ("gfx1201", "Q4_K", 17, 1),
+        ("gfx942", "Q8_0", 17, 2),
+    ],
+)
 def test_gated(emulator: Emulator, arch: str, name: str, rows: int, splits: int) -> None:
     """Halves that no tile ends at."""
-    check_gated(emulator, arch, named(name), rows, 54, splits)
+    check_gated(emulator, arch, named(name), rows, 22, splits)

@@ -104,6 +104,36 @@ def test_a_kernel_without_a_row_or_limits_fails(
     assert "its row has no limits for this architecture" in capsys.readouterr().out
 
 
+def test_measured_limits_are_for_what_a_test_run_compiles(
+    toolchain: Toolchain,
+    kernel_source: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On all but one architecture that is not everything; design limits hold for the rest, too."""
+    copying = kernel_source(COPYING).rename(tmp_path / "copying.hip")
+    every = [copying, kernel_source(SPILLING)]
+    monkeypatch.setattr(isa_report, "kernel_sources", lambda: every)
+    monkeypatch.setattr(isa_report, "representative_sources", lambda: every[:1])
+    limits = {"gfx1100": {"occupancy": 99}, "gfx942": {"occupancy": 99}}
+    data = {
+        "compiler": toolchain.release,
+        "every_kernel": EVERY_KERNEL,
+        "beside_ggml": {},
+        "rows": [{"kernels": "*", "limits": limits}],
+    }
+    budget = tmp_path / "budget.json"
+    budget.write_text(Budget(data).text())
+    archs = ["--arch", "gfx1100", "--arch", "gfx942"]
+    assert isa_report.main([*archs, "--budget", str(budget)]) == 1
+    out = capsys.readouterr().out
+    for kernel in ("copying on gfx1100", "copying on gfx942", "spilling on gfx1100"):
+        assert re.search(rf"{kernel}: occupancy is \d+, must be at least 99", out)
+    assert re.search(r"spilling on gfx1100, gfx942: scratch_bytes is \d+, must be at most 0", out)
+    assert "spilling on gfx942: occupancy" not in out
+
+
 def test_required_instructions(
     report: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

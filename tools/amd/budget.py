@@ -79,6 +79,10 @@ class Budget:
         measured = self.judges_measures(compiler)
         return [b for m in measures for b in self._breaches_of(m, measured)]
 
+    def breaches_of_design(self, measures: Iterable[Measure]) -> list[Breach]:
+        """What is outside the limits that do not come from measuring."""
+        return [b for m in measures for b in self._breaches_of(m, False)]
+
     def _breaches_of(self, m: Measure, measured: bool) -> list[Breach]:
         name, arch, numbers = m.kernel.name, m.arch.name, m.numbers
         row = self.row(name)
