@@ -1,6 +1,6 @@
 // Rows of x as the tile kernels read them, which may be normed on the way: a template over their
-// order, in which pieces of eight values of a row stand together. PlainOrder is in tile_input.hip,
-// SlotOrder with the types (tile_family.h).
+// order, in which pieces of eight values of a row stand together. Instances with PlainOrder are in
+// tile_input.hip, those with SlotOrder beside the tiles of their types (tile_family.h).
 #pragma once
 
 #include "hip/mma.h"
