@@ -14,24 +14,7 @@ from torch import Tensor, nn
 import rocmforge_torch
 from rocmforge_torch import GGUFTensor
 from tests.tensor.quantized import quantized
-
-WIDTH, HIDDEN = 64, 96
-
-
-class Block(nn.Module):
-    """Frozen weights of two types, and a layer to train."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.up = nn.Linear(WIDTH, HIDDEN)
-        self.side = nn.Linear(WIDTH, HIDDEN)
-        self.down = nn.Linear(HIDDEN, WIDTH, bias=False)
-        self.up.weight = nn.Parameter(quantized("Q8_0", HIDDEN, WIDTH), requires_grad=False)
-        self.down.weight = nn.Parameter(quantized("Q4_0", WIDTH, HIDDEN), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down((self.up(x) + self.side(x)).relu())
+from tests.tensor.sharded_block import HIDDEN, WIDTH, Block
 
 
 def batch() -> Tensor:
