@@ -19,6 +19,9 @@ from .allocator import (  # noqa: E402
 from .config import config  # noqa: E402
 from .gguf import GGUFError, GGUFModelFile, load_gguf  # noqa: E402
 from .tensor import GGUFTensor  # noqa: E402
+from .tuning import in_force  # noqa: E402
+
+in_force.load()
 
 if TYPE_CHECKING:
     from .models import load_model

@@ -16,9 +16,12 @@ from typing import Any
 
 import torch
 
+from .tuning.limits import Limits
+
 LIBRARY_DIR = Path(__file__).parent / "lib"
 
 _loaded: dict[str, ctypes.CDLL] = {}
+_Numbers = ctypes.c_int64 * 3
 
 
 def load() -> None:
@@ -48,6 +51,11 @@ def _load(device: str, required: bool) -> None:
 def loaded() -> dict[str, Path]:
     """The libraries in use: device -> file."""
     return {device: LIBRARY_DIR / f"librocmforge_{device}.so" for device in _loaded}
+
+
+def has_gpu_library() -> bool:
+    """Whether this process computes with kernels of a GPU."""
+    return "gpu" in _loaded
 
 
 def interpreter_library() -> ctypes.PyDLL | None:
@@ -89,21 +97,51 @@ def gpu_architectures() -> tuple[str, ...]:
     return tuple(_text("gpu", "rocmforge_gpu_architectures").split())
 
 
+def product_limits(index: int, qtype: int) -> Limits:
+    """Up to how many rows of activations the kernels of a GPU take products with weights of a type,
+    by the GPU library, which must be there."""
+    found = _Numbers()
+    _loaded["gpu"].rocmforge_product_limits(index, qtype, found)
+    return Limits(*found)
+
+
+def most_fused_rows(index: int, qtype: int) -> int:
+    """The last of these limits, at the cost of one call: layers ask before they run."""
+    most: int = _loaded["gpu"].rocmforge_most_fused_rows(index, qtype)
+    return most
+
+
+def set_product_limits(index: int, qtype: int, limits: Limits) -> None:
+    """Have the GPU library choose by these limits from now on, in all threads.
+
+    Raises:
+        RuntimeError: there is no such library, or no such kernels in it.
+    """
+    library = _loaded.get("gpu")
+    numbers = _Numbers(limits.matvec, limits.multirow, limits.tile)
+    if library is None or not library.rocmforge_set_product_limits(index, qtype, numbers):
+        raise RuntimeError(f"the GPU library has no kernels for {limits} of type {qtype}")
+
+
 def product_kernel(device: str, qtype: int, m: int, n: int, k: int) -> str:
-    """The kernel that a loaded library takes now (`config.exact` counts) for a product of
-    activations [m, k] with quantized weights [n, k].
+    """The kernel that a loaded library takes now (`config.exact` and limits in force count) for a
+    product of activations [m, k] with quantized weights [n, k].
 
     Args:
-        device: "cpu" or "cuda".
+        device: "cpu", or a GPU: "cuda", "cuda:1".
         qtype: the GGML type's number.
 
     Returns:
         dot, panel_product, float_product or double_product on a CPU (docs/cpu_kernels.md); matvec,
         multirow, tile, "expand, GEMM" or GEMM on a GPU (docs/performance.md); "" without a library.
     """
-    sizes = (ctypes.c_int64(size) for size in (m, n, k))
     library = "cpu" if device == "cpu" else "gpu"
-    return _text(library, "rocmforge_product_kernel", ctypes.c_int(qtype), *sizes)
+    if library not in _loaded:
+        return ""
+    index = 0 if library == "cpu" else torch.device(device).index
+    numbers = (torch.cuda.current_device() if index is None else index, qtype)
+    sizes = (ctypes.c_int64(size) for size in (m, n, k))
+    return _text(library, "rocmforge_product_kernel", *map(ctypes.c_int, numbers), *sizes)
 
 
 def _text(device: str, function: str, *arguments: Any) -> str:
@@ -176,7 +214,8 @@ def check_device(device: torch.device) -> torch.device:
 
     Raises:
         RuntimeError: torch has no such GPU, or the library no code for it: then the sentence names
-            the card, the architectures inside and what to build.
+            the card, the architectures inside and what to build. Or a file that says which kernels
+            to take there is no such table.
     """
     if device.type != "cuda":
         return device
@@ -187,7 +226,9 @@ def check_device(device: torch.device) -> torch.device:
         )
     index = torch.cuda.current_device() if device.index is None else device.index
     if index not in _checked:
-        problem = missing_code(index)
+        from .tuning.in_force import problem as unread_table  # which itself needs this module
+
+        problem = missing_code(index) or unread_table(index)
         if problem is not None:
             raise RuntimeError(problem)
         _checked.add(index)

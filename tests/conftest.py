@@ -15,6 +15,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import rocmforge_torch
+from rocmforge_torch import extension
+from rocmforge_torch.quant_types import QUANT_TYPES
+from rocmforge_torch.tuning.limits import DEFAULT
 
 DATA = Path(__file__).parent / "data"
 
@@ -30,6 +33,17 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("suite")
+
+
+def choose_kernels_by_default() -> None:
+    """Tests know which kernel takes how many rows, whatever this card's table says."""
+    for index in range(torch.cuda.device_count()):
+        for qtype in QUANT_TYPES:
+            extension.set_product_limits(index, qtype, DEFAULT)
+
+
+if extension.has_gpu_library():
+    torch.cuda._lazy_call(choose_kernels_by_default)  # after the package has read the tables
 
 
 @pytest.fixture(autouse=True)

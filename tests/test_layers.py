@@ -28,7 +28,7 @@ LAYERS = [
     {"tensor", "gguf"},
     {"ops"},
     {"config"},
-    {"quant_types", "extension", "ranges"},
+    {"quant_types", "extension", "ranges", "tuning"},
 ]
 RANK = {part: len(LAYERS) - i for i, layer in enumerate(LAYERS) for part in layer}
 

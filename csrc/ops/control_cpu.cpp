@@ -36,6 +36,8 @@ ROCMFORGE_EXPORT const char* rocmforge_cpu_instruction_set() {
   return rocmforge::cpu::instruction_set();
 }
 
-ROCMFORGE_EXPORT const char* rocmforge_product_kernel(int qtype, int64_t m, int64_t n, int64_t k) {
+// The first argument is the device, as in the GPU library.
+ROCMFORGE_EXPORT const char* rocmforge_product_kernel(int, int qtype, int64_t m, int64_t n,
+                                                      int64_t k) {
   return rocmforge::product_kernel_name(qtype, m, n, k);
 }

@@ -2,6 +2,7 @@
 // extension.py).
 #include "ops/control.h"
 #include "ops/gpu.h"
+#include "ops/product_limits.h"
 #include "ops/quant_product_gpu.h"
 
 namespace rocmforge {
@@ -18,10 +19,10 @@ bool inputs_at_rest() { return inputs_at_rest_flag; }
 const char* gpu_architectures() { return ROCMFORGE_ARCHITECTURES; }
 
 // What docs/performance.md calls the kernel of a product; "" for a type that is none.
-static const char* product_kernel_name(int qtype, int64_t rows, int64_t k) {
+static const char* product_kernel_name(int device, int qtype, int64_t rows, int64_t k) {
   for (const QuantTypeInfo& type : kQuantTypes) {
     if (type.id != qtype) continue;
-    switch (product_kernel(type, rows, k)) {
+    switch (product_kernel(device, type, rows, k)) {
       case ProductKernel::kMatvec:
         return "matvec";
       case ProductKernel::kMultirow:
@@ -49,6 +50,22 @@ ROCMFORGE_EXPORT const char* rocmforge_gpu_architectures() {
   return rocmforge::gpu_architectures();
 }
 
-ROCMFORGE_EXPORT const char* rocmforge_product_kernel(int qtype, int64_t m, int64_t, int64_t k) {
-  return rocmforge::product_kernel_name(qtype, m, k);
+ROCMFORGE_EXPORT const char* rocmforge_product_kernel(int device, int qtype, int64_t m, int64_t,
+                                                      int64_t k) {
+  return rocmforge::product_kernel_name(device, qtype, m, k);
+}
+
+// limits: those of matvec, multirow and tile.
+ROCMFORGE_EXPORT void rocmforge_product_limits(int device, int qtype, int64_t* limits) {
+  const rocmforge::ProductLimits found = rocmforge::product_limits(device, qtype);
+  limits[0] = found.matvec, limits[1] = found.multirow, limits[2] = found.tile;
+}
+
+ROCMFORGE_EXPORT int rocmforge_most_fused_rows(int device, int qtype) {
+  return static_cast<int>(rocmforge::product_limits(device, qtype).tile);
+}
+
+// Whether they are possible and were set.
+ROCMFORGE_EXPORT int rocmforge_set_product_limits(int device, int qtype, const int64_t* limits) {
+  return rocmforge::set_product_limits(device, qtype, {limits[0], limits[1], limits[2]});
 }

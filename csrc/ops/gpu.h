@@ -17,11 +17,13 @@ const char* gpu_architectures();
 // Makes a tensor's device current and holds its current stream.
 class GpuLaunch {
  public:
-  GpuLaunch(const char* op, const Tensor& tensor) : op_(op), guard_(tensor.get_device_index()) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+  GpuLaunch(const char* op, const Tensor& tensor)
+      : op_(op), device_(tensor.get_device_index()), guard_(device_) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
   }
 
   gpu::Stream stream() const { return stream_; }
+  int device() const { return device_; }
 
   void done(gpu::Status status) const {
     if (status == nullptr) return;
@@ -31,6 +33,7 @@ class GpuLaunch {
 
  private:
   const char* op_;
+  int device_;
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
 };

@@ -44,15 +44,18 @@ Tensor normed_rows(const GpuLaunch& launch, const NormProduct& call, const NormW
   return normed;
 }
 
-bool norms_on_the_way(const NormProduct& call, const QuantTypeInfo& type, const Weight& weight) {
+// The kernel that does both, if there is one.
+std::optional<ProductKernel> norming_kernel(const GpuLaunch& launch, const NormProduct& call,
+                                            const QuantTypeInfo& type, const Weight& weight) {
   const int64_t k = weight.matrix.cols, rows = k ? call.x.numel() / k : 0;
-  if (rows == 0 || call.x_weight) return false;
-  const ProductKernel kernel = product_kernel(type, rows, k);
-  return fuses(kernel) &&
-         (kernel != ProductKernel::kMatvec || gpu::matvec_norms(weight.matrix, rows));
+  if (rows == 0 || call.x_weight) return std::nullopt;
+  const ProductKernel kernel = product_kernel(launch.device(), type, rows, k);
+  const bool norms =
+      fuses(kernel) && (kernel != ProductKernel::kMatvec || gpu::matvec_norms(weight.matrix, rows));
+  return norms ? std::optional(kernel) : std::nullopt;
 }
 
-void normed_product(const GpuLaunch& launch, const NormProduct& call, const QuantTypeInfo& type,
+void normed_product(const GpuLaunch& launch, ProductKernel kernel, const NormProduct& call,
                     const NormWeight& weight, const Weight& matrix, Tensor& out, Tensor& total) {
   std::optional<Tensor> residual, shifts;
   if (call.residual) residual = aligned_contiguous(*call.residual);
@@ -65,7 +68,7 @@ void normed_product(const GpuLaunch& launch, const NormProduct& call, const Quan
                             call.eps,
                             total.mutable_data_ptr(),
                             weight.at_rest};
-  fused_product(launch, call.x, matrix, type, act, shifts ? &*shifts : nullptr, out, &norm);
+  fused_product(launch, kernel, call.x, matrix, act, shifts ? &*shifts : nullptr, out, &norm);
 }
 
 std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result& total_result,
@@ -85,8 +88,9 @@ std::tuple<Tensor, Tensor> norm_quant_matmul(const Result& result, const Result&
   const GpuLaunch launch(kNormProductOp, x);
   const NormWeight scale(weight), x_scale(x_weight);
   const Weight matrix = weight_of(qweight, type, layout);
-  if (out.numel() != 0 && norms_on_the_way(call, type, matrix)) {
-    normed_product(launch, call, type, scale, matrix, out, total);
+  const auto kernel = norming_kernel(launch, call, type, matrix);
+  if (out.numel() != 0 && kernel) {
+    normed_product(launch, *kernel, call, scale, matrix, out, total);
     return {out, total};
   }
   const Tensor normed = normed_rows(launch, call, scale, x_scale, total);

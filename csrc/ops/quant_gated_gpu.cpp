@@ -37,10 +37,11 @@ void gated_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
                    const std::optional<Tensor>& bias, Tensor& out) {
   const int64_t f = last_size(out), rows = out.numel() / f;
   const int64_t k = weight.matrix.cols;
-  if (k > 0 && fuses(product_kernel(type, rows, k))) {
+  const ProductKernel kernel = product_kernel(launch.device(), type, rows, k);
+  if (k > 0 && fuses(kernel)) {
     std::optional<Tensor> shifts;
     if (bias) shifts = torch::stable::contiguous(*bias);
-    return fused_product(launch, x, weight, type, gate_of(act), shifts ? &*shifts : nullptr, out);
+    return fused_product(launch, kernel, x, weight, gate_of(act), shifts ? &*shifts : nullptr, out);
   }
   const ScalarType dtype = exact() ? ScalarType::Float : x.scalar_type();
   Tensor product = torch::stable::new_empty(x, std::vector<int64_t>{rows, 2 * f}, dtype);

@@ -1,8 +1,9 @@
 // Registers quant_matmul and quant_matmul_transposed for the GPU.
 //
-// A product of one or two rows is a matvec with integer dot products, one of up to 16 runs on
-// integer matrix units, one of some more on float16 ones with weights decoded in registers. Others
-// expand the weight, part by part, into a bounded scratch tensor for the vendor's GEMM.
+// A product of very few rows is a matvec with integer dot products, one of up to 16 runs on integer
+// matrix units, one of some more on float16 ones with weights decoded in registers. Others expand
+// the weight, part by part, into a bounded scratch tensor for the vendor's GEMM. Where one kernel
+// ends and the next begins is the table's (product_limits.h).
 #include "ops/quant_product_gpu.h"
 
 #include <algorithm>
@@ -12,13 +13,13 @@
 #include "hip/multirow.h"
 #include "hip/tile.h"
 #include "ops/control.h"
+#include "ops/product_limits.h"
 #include "ops/row_view.h"
 
 namespace rocmforge {
 namespace {
 
 constexpr int64_t kScratchBytes = int64_t{256} << 20;
-constexpr int64_t kMaxTileRows = 128;  // up to which decoding weights in registers is
 
 // A weight of plain numbers of `dtype` as an ordinary tensor, without a copy.
 Tensor plain_values(const Weight& weight, ScalarType dtype) {
@@ -167,31 +168,28 @@ void empty_product(const GpuLaunch& launch, const Tensor* bias, Tensor& out) {
   finish(launch, zeros, bias, last_size(out), out, 0);
 }
 
-// Whether products with so many rows of x are made of integers.
-bool rounds_activations(const QuantTypeInfo& type, int64_t rows, int64_t k) {
-  return type.is_quantized() && !exact() && rows <= gpu::kMaxMultirowRows && k > 0 &&
-         k <= gpu::kMaxMatvecCols;
-}
-
 }  // namespace
 
-ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k) {
-  if (rounds_activations(type, rows, k))
-    return rows <= gpu::kMaxMatvecRows ? ProductKernel::kMatvec : ProductKernel::kMultirow;
-  const bool tiled = type.is_quantized() && !exact() && rows <= kMaxTileRows;
-  return tiled ? ProductKernel::kTile : ProductKernel::kExpanded;
+ProductKernel product_kernel(int device, const QuantTypeInfo& type, int64_t rows, int64_t k) {
+  if (!type.is_quantized() || exact()) return ProductKernel::kExpanded;
+  const ProductLimits most = product_limits(device, type.id);
+  if (k > 0 && k <= gpu::kMaxMatvecCols) {  // those of integers
+    if (rows <= most.matvec) return ProductKernel::kMatvec;
+    if (rows <= most.multirow) return ProductKernel::kMultirow;
+  }
+  return rows <= most.tile ? ProductKernel::kTile : ProductKernel::kExpanded;
 }
 
 namespace {
 
-void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                     std::optional<gpu::Activation> act, const Tensor* bias, Tensor& out,
-                     const gpu::InputNorm* norm) {
+void rounded_product(const GpuLaunch& launch, ProductKernel kernel, const Tensor& x,
+                     const Weight& weight, std::optional<gpu::Activation> act, const Tensor* bias,
+                     Tensor& out, const gpu::InputNorm* norm) {
   const Tensor input = aligned_contiguous(x);
   const int64_t rows = x.numel() / weight.matrix.cols;
   const auto* const shifts = bias ? bias->const_data_ptr() : nullptr;
   const gpu::DType shift_type = bias ? gpu_dtype(*bias) : gpu::DType::kFloat32;
-  if (rows <= gpu::kMaxMatvecRows) {
+  if (kernel == ProductKernel::kMatvec) {
     const gpu::MatvecCall call{
         weight.matrix,  input.const_data_ptr(), rows,           shifts,         shift_type,
         gpu_dtype(out), out.mutable_data_ptr(), weight.at_rest, launch.stream()};
@@ -212,13 +210,13 @@ void rounded_product(const GpuLaunch& launch, const Tensor& x, const Weight& wei
 
 bool fuses(ProductKernel kernel) { return kernel != ProductKernel::kExpanded; }
 
-void fused_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                   const QuantTypeInfo& type, std::optional<gpu::Activation> act,
-                   const Tensor* bias, Tensor& out, const gpu::InputNorm* norm) {
-  const int64_t k = weight.matrix.cols;
-  const ProductKernel kernel = product_kernel(type, x.numel() / k, k);
-  const auto product = kernel == ProductKernel::kTile ? tile_product : rounded_product;
-  product(launch, x, weight, act, bias, out, norm);
+void fused_product(const GpuLaunch& launch, ProductKernel kernel, const Tensor& x,
+                   const Weight& weight, std::optional<gpu::Activation> act, const Tensor* bias,
+                   Tensor& out, const gpu::InputNorm* norm) {
+  if (kernel == ProductKernel::kTile) {
+    return tile_product(launch, x, weight, act, bias, out, norm);
+  }
+  rounded_product(launch, kernel, x, weight, act, bias, out, norm);
 }
 
 void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
@@ -228,8 +226,9 @@ void quant_product(const GpuLaunch& launch, const Tensor& x, const Weight& weigh
   const Tensor* const shifts = dense ? &*dense : nullptr;
   const int64_t k = weight.matrix.cols;
   if (k == 0) return empty_product(launch, shifts, out);
-  if (fuses(product_kernel(type, x.numel() / k, k))) {
-    return fused_product(launch, x, weight, type, std::nullopt, shifts, out);
+  const ProductKernel kernel = product_kernel(launch.device(), type, x.numel() / k, k);
+  if (fuses(kernel)) {
+    return fused_product(launch, kernel, x, weight, std::nullopt, shifts, out);
   }
   expanded_product(launch, x, weight, type, shifts, out);
 }

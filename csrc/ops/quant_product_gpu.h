@@ -13,17 +13,19 @@ namespace rocmforge {
 // on matrix units with weights decoded in registers, or by the vendor's GEMM on expanded weights.
 enum class ProductKernel { kMatvec, kMultirow, kTile, kExpanded };
 
-// The kernel for so many rows of x and columns of the weight.
-ProductKernel product_kernel(const QuantTypeInfo& type, int64_t rows, int64_t k);
+// The kernel that a GPU takes for so many rows of x and columns of the weight, by its table
+// (product_limits.h).
+ProductKernel product_kernel(int device, const QuantTypeInfo& type, int64_t rows, int64_t k);
 
 // Whether a kernel can take gates and norms along: all but kExpanded.
 bool fuses(ProductKernel kernel);
 
 // The product by such a kernel, gated if there is an `act`; bias is contiguous or null. With a
-// norm, that of x after it: kMatvec needs gpu::matvec_norms().
-void fused_product(const GpuLaunch& launch, const Tensor& x, const Weight& weight,
-                   const QuantTypeInfo& type, std::optional<gpu::Activation> act,
-                   const Tensor* bias, Tensor& out, const gpu::InputNorm* norm = nullptr);
+// norm, that of x after it: kMatvec needs gpu::matvec_norms(). The caller chose the kernel, once:
+// the table may be set in between.
+void fused_product(const GpuLaunch& launch, ProductKernel kernel, const Tensor& x,
+                   const Weight& weight, std::optional<gpu::Activation> act, const Tensor* bias,
+                   Tensor& out, const gpu::InputNorm* norm = nullptr);
 
 // silu or gelu.
 gpu::Activation gate_of(const std::string& act);

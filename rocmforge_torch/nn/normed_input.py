@@ -9,13 +9,13 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from ..tuning.in_force import most_fused_rows
 from .gated import QuantGatedLinear
 from .linear import QuantLinear
 from .norm import Norm, RMSNorm
 
 norm_quant_matmul = torch.ops.rocmforge.norm_quant_matmul.default
 PACKED = 1  # the layout of weights that kernels are fast with
-MOST_ROWS = 128  # that the op norms and multiplies with fewer launches than two ops
 
 
 @dataclass
@@ -98,15 +98,17 @@ def _is_one_op(norm: RMSNorm, x: Tensor, block: nn.Module | None) -> bool:
     layer = block.input_layer()
     if not isinstance(layer, QuantLinear) or type(layer) not in (QuantLinear, QuantGatedLinear):
         return False
-    if layer.layout != PACKED or not _has_few_rows(x):
+    if layer.layout != PACKED or not _has_few_rows(x, layer.qtype):
         return False
     return not any(is_looked_at(module) for module in (norm, block, layer))
 
 
-def _has_few_rows(x: Tensor) -> bool:
+def _has_few_rows(x: Tensor, qtype: int) -> bool:
+    """Whether the op norms and multiplies x with fewer launches than two ops: a matter of time."""
     if torch.compiler.is_compiling():  # a limit would be one for every other size, too
         return all(size == 1 for size in x.shape[:-1])
-    return x.numel() <= MOST_ROWS * x.shape[-1]
+    size, row = x.numel(), x.shape[-1]
+    return size <= row or size <= row * most_fused_rows(x.device, qtype)
 
 
 def is_looked_at(module: nn.Module) -> bool:

@@ -209,8 +209,7 @@ def _use(
     if key not in probed:
         probed[key] = {count: arithmetic(module, count, model.dtype) for count in rows}
     if kernel != "reference":
-        device = module.qweight.device.type
-        chosen = {n: product_kernel(device, module.qtype, n, *use.shape) for n in rows}
+        chosen = {n: product_kernel(use.device, module.qtype, n, *use.shape) for n in rows}
         use = replace(use, products=chosen)
     reason = "config.exact" if config.exact else "plain numbers" if not weight.is_quantized else ""
     return replace(use, arithmetic=probed[key], why=f"{why}; {reason}" if reason else why)

@@ -18,12 +18,10 @@ from rocmforge_torch.fx.fusion.patterns import (
 )
 from rocmforge_torch.fx.memory import Memory
 from rocmforge_torch.ops.reference import UNGATED
+from rocmforge_torch.tuning.in_force import most_fused_rows
 
 norm_quant_matmul = rocmforge.norm_quant_matmul.default
 quant_matmul, gated = rocmforge.quant_matmul.default, rocmforge.quant_matmul_gated.default
-# What a GPU norms where it prepares rows for the product; the result of a norm of more rows is
-# better off in the memory plan's arena than inside of an op.
-MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Norm:
 def norm_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """rms_norm or add_rms_norm, and the one product that reads it -> norm_quant_matmul."""
     norm = _norm_of(node)
-    if norm is None or is_written(norm.normed, memory) or not _has_few_rows(norm.normed):
+    if norm is None or is_written(norm.normed, memory):
         return None
     if len(norm.normed.users) != 1:
         return None
@@ -63,6 +61,8 @@ def norm_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] |
     ):
         return None
     qweight, qtype, act, bias, layout = _operands(product)
+    if not _has_few_rows(norm.normed, qtype):
+        return None
     given = (norm.x, norm.weight, norm.eps, qweight, qtype, act, bias, layout)
     with node.graph.inserting_before(product):
         both = node.graph.call_function(norm_quant_matmul, (*given, norm.residual, norm.x_weight))
@@ -87,12 +87,14 @@ def _norm_of(node: fx.Node) -> Norm | None:
     return Norm(node, parts[0], parts.get(1), x, weight, eps, residual, x_weight)
 
 
-def _has_few_rows(node: fx.Node) -> bool:
+def _has_few_rows(node: fx.Node, qtype: int) -> bool:
+    """Whether a GPU norms where it prepares rows for the product, by the limits now in force; the
+    result of a norm of more rows is better off in the memory plan's arena than inside of an op."""
     value = value_of(node)
     if value is None or value.dim() == 0:
         return False
     rows = math.prod(value.shape[:-1])  # Size.numel() would hold a symbolic size to its example's
-    return isinstance(rows, int) and rows <= MOST_ROWS
+    return isinstance(rows, int) and rows <= most_fused_rows(value.device, qtype)
 
 
 def _multiplies(node: fx.Node, x: fx.Node) -> bool:
