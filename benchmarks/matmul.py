@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.cpu_matmul import random_blocks
-from benchmarks.gpu_timing import Call, Floors, Timer, measure_floors, no_gpu
+from benchmarks.gpu_timing import Floors, measure_floors, no_gpu
 from benchmarks.matmul_tables import markdown, percent, replace_between_markers, rounded
 from rocmforge_torch import extension
 from rocmforge_torch.ops.reference.quants.registry import FORMATS
 from rocmforge_torch.quant_types import QUANT_TYPES, QuantType, quant_type, row_bytes
+from rocmforge_torch.tuning.timing import Call, Timer
 
 # Plain numbers last.
 TYPES = sorted((QUANT_TYPES[qtype] for qtype in FORMATS), key=lambda row: not row.is_quantized)

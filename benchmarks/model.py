@@ -23,12 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decode_graph import CachedStep
-from benchmarks.gpu_timing import Timer, measure_floors, no_gpu
+from benchmarks.gpu_timing import measure_floors, no_gpu
 from benchmarks.synthetic import PRESETS, write_model
 from rocmforge_torch import extension, load_model
 from rocmforge_torch.models import CausalLM
 from rocmforge_torch.nn import QuantGatedLinear, QuantLinear
 from rocmforge_torch.quant_types import QUANT_TYPES
+from rocmforge_torch.tuning.timing import Timer
 
 
 def seconds_of(step: CachedStep, tokens: int, depth: int, timer: Timer) -> float:
