@@ -23,6 +23,7 @@ from .imatrix import imatrix
 from .inspect import inspect
 from .perplexity import perplexity
 from .quantize import quantize
+from .tune import tune
 
 app = typer.Typer(
     name="rocmforge",
@@ -42,6 +43,7 @@ COMMANDS = (
     imatrix,
     export,
     doctor,
+    tune,
 )
 for command in COMMANDS:
     app.command()(command)

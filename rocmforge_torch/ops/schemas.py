@@ -237,9 +237,10 @@ def norm_quant_matmul(
     (quant_matmul(normed, qweight, qtype, bias, layout), total), where (normed, total) is
     add_rms_norm(x, residual, weight, eps, x_weight); without a residual, total is x, or
     rms_norm(x, x_weight, eps). With act "silu" or "gelu" the product is quant_matmul_gated. On the
-    CPU the bits are those of the ops. On a GPU up to 128 rows without x_weight are normed where
-    they are prepared for the product (one row of packed weights by its kernel), so that normed is
-    not rounded to x's dtype; otherwise it is the kernels of the ops, one after the other.
+    CPU the bits are those of the ops. On a GPU the rows of products that are not the vendor's GEMM
+    (up to 128, unless a table of the card says otherwise) are normed, without x_weight, where they
+    are prepared for the product (one row of packed weights by its kernel), so that normed is not
+    rounded to x's dtype; otherwise it is the kernels of the ops, one after the other.
     """
     op = "norm_quant_matmul"
     _check_add_norm(op, x, residual, weight, x_weight)
