@@ -66,10 +66,12 @@ def _versions() -> dict[str, str | None]:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """The CPU and every GPU that torch can use; "problem" says that a GPU has no code."""
+    """The CPU and every GPU that torch can use; "problem" says that a GPU has no code, or that the
+    table of its kernels' limits is none; "tables" are the files of those limits."""
     import torch
 
     from .. import extension
+    from ..tuning import in_force
 
     found: list[dict[str, Any]] = [
         {
@@ -88,7 +90,8 @@ def _devices() -> list[dict[str, Any]]:
                 "name": properties.name,
                 "architecture": extension.architecture(index),
                 "memory": properties.total_memory,
-                "problem": extension.missing_code(index),
+                "problem": extension.missing_code(index) or in_force.problem(index),
+                "tables": [str(path) for path in in_force.tables_of(index)],
             }
         )
     return found
@@ -219,6 +222,10 @@ def _show(report: dict[str, Any]) -> None:
         inside = report["gpu_architectures"] if device == "gpu" else []
         code = f" ({', '.join(inside)})" if inside else ""
         out.print(f"{device.upper()} library: {report['libraries'].get(device, 'none')}{code}")
+
+    for device in report["devices"]:
+        if device.get("tables"):
+            out.print(f"cuda:{device['index']} chooses kernels by {', '.join(device['tables'])}")
 
     ops = table("Op", "Device", "Kernel", "Why", "Test", ">Cases", ">Error", title="\nOps")
     for row in report["ops"]:
