@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import warnings
@@ -157,7 +158,8 @@ def library(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Library:
     """Pretends that there are two cards of different architectures."""
     made = Library()
     cards = [
-        SimpleNamespace(gcnArchName=f"{arch}:sramecc+", name=arch) for arch in (ARCH, "gfx942")
+        SimpleNamespace(gcnArchName=f"{arch}:sramecc+", name=arch, total_memory=1 << 30)
+        for arch in (ARCH, "gfx942")
     ]
     monkeypatch.setattr(extension, "_loaded", {"gpu": made})
     monkeypatch.setattr(extension, "_checked", set())
@@ -195,6 +197,19 @@ def test_a_bad_file_warns_and_stops_who_loads_to_that_card(library: Library, fol
     with pytest.raises(RuntimeError, match=f"^{re.escape(str(bad))}: not JSON"):
         extension.check_device(torch.device("cuda:0"))
     assert extension.check_device(torch.device("cuda:1")) == torch.device("cuda:1")
+
+
+def test_doctor_names_the_files_and_what_is_wrong(library: Library, folder: Path) -> None:
+    doctor = importlib.import_module("rocmforge_torch.cli.doctor")
+    good, bad = folder / f"{ARCH}.json", folder / "gfx942.json"
+    tables.write(good, table(Q4_0=DEFAULT))
+    bad.write_text("{}")
+    with pytest.warns(RuntimeWarning):
+        in_force._read_tables()
+    first, second = doctor._devices()[1:]
+    assert (first["tables"], first["problem"]) == ([str(good)], None)
+    assert second["tables"] == [str(bad)]
+    assert second["problem"] == f"{bad}: architecture is missing; correct the file or delete it"
 
 
 def test_limits_are_forced_for_a_while(library: Library) -> None:
