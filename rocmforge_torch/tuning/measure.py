@@ -25,6 +25,7 @@ SHAPES: tuple[Shape, ...] = ((4096, 4096), (28672, 4096), (4096, 14336))
 
 SECONDS = 0.003  # of repeats, for a figure
 ROTATED_BYTES = 512 << 20  # of weights that products take in turn, so that none is in a cache
+FEWEST_WEIGHTS = 8  # so that starting a graph is no part of its time
 POOL = 1 << 17  # blocks that weights are drawn from
 PACKED = 1  # the layout that models on a GPU have
 EPS = 1e-6
@@ -105,10 +106,10 @@ def measure(
 
 
 def _weights(row: QuantType, shape: Shape, device: torch.device) -> list[Tensor]:
-    """Packed weights of random blocks, ROTATED_BYTES or a little more."""
+    """Packed weights of random blocks, an even number that fills ROTATED_BYTES."""
     n, k = shape
     size = row_bytes(row, k)
-    count = max(2, -(-ROTATED_BYTES // (n * size)))
+    count = max(FEWEST_WEIGHTS, 2 * -(-ROTATED_BYTES // (2 * n * size)))
     blocks = torch.randint(256, (POOL, row.block_bytes), dtype=torch.uint8, device=device)
     # Random bytes are wild scales now and then; keep the blocks that are not.
     largest = torch.ops.rocmforge.dequantize(blocks, row.id, torch.float32).abs().amax(-1)
