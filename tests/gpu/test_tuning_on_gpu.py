@@ -45,6 +45,8 @@ def test_the_library_has_the_numbers_of_python() -> None:
     assert extension.product_limits(0, NOBODYS) == DEFAULT
     with forced(GPU, {NOBODYS: MOST}):
         assert extension.product_limits(0, NOBODYS) == MOST
+        assert extension.product_limits(1, NOBODYS) == DEFAULT
+        assert extension.product_limits(0, NOBODYS - 1) == DEFAULT
     beyond = (
         Limits(MOST.matvec + 1, MOST.multirow, MOST.tile),
         Limits(0, MOST.multirow + 1, MOST.tile),
