@@ -298,6 +298,13 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
 // it reads it may not call `const ... __restrict__`: that says that nobody writes there as long as
 // the kernel runs, and has nvcc read past the caches' coherence. Here the start is an ordinary one.
 constexpr bool kStartsEarly = false;
+// launch_early_clusters() makes clusters of so many blocks where kHasClusters says that there are
+// any.
+template <typename... Params, typename... Args>
+void launch_early_clusters(void (*kernel)(Params...), int, dim3 grid, dim3 block, int lds,
+                           gpuStream_t stream, const Args&... args) {
+  kernel<<<grid, block, lds, stream>>>(args...);
+}
 template <typename... Params, typename... Args>
 void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
                   const Args&... args) {
@@ -305,6 +312,22 @@ void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpu
 }
 __device__ __forceinline__ void follow_previous() {}
 __device__ __forceinline__ void let_next_begin() {}
+
+// Whether blocks of a cluster, neighbours in the grid that run at the same time, can read each
+// other's LDS, of kernels for which can_cluster() is true: cluster_rank() is a block's place in its
+// own, lds_of_block() where the block of a place has what `pointer` points to, and after
+// cluster_barrier() it has written what it was to write.
+constexpr bool kHasClusters = false;
+template <typename Kernel>
+bool can_cluster(Kernel) {
+  return false;
+}
+__device__ __forceinline__ int cluster_rank() { return 0; }
+__device__ __forceinline__ void cluster_barrier() {}
+template <typename T>
+__device__ __forceinline__ T* lds_of_block(T* pointer, int) {
+  return pointer;
+}
 
 #else  // nvcc
 
@@ -595,21 +618,33 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
 }
 
 constexpr bool kStartsEarly = true;
-template <typename... Params, typename... Args>
-void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
-                  const Args&... args) {
-  // What was compiled for older cards does not wait, also where a newer one runs it.
+// Whether a kernel was compiled for cards of this generation or newer ones, also where such a card
+// runs what is older.
+template <typename Kernel>
+bool is_for_hopper(Kernel kernel) {
   cudaFuncAttributes code{};
-  const bool waits = cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= 90;
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  return cudaFuncGetAttributes(&code, kernel) == cudaSuccess && code.ptxVersion >= 90;
+}
+template <typename... Params, typename... Args>
+void launch_early_clusters(void (*kernel)(Params...), int cluster, dim3 grid, dim3 block, int lds,
+                           gpuStream_t stream, const Args&... args) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = block;
   config.dynamicSmemBytes = static_cast<size_t>(lds), config.stream = stream;
-  config.attrs = &early, config.numAttrs = waits ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !is_for_hopper(kernel) ? 0 : cluster > 1 ? 2 : 1;
   // A failure is the last error, too.
   (void)cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+template <typename... Params, typename... Args>
+void launch_early(void (*kernel)(Params...), dim3 grid, dim3 block, int lds, gpuStream_t stream,
+                  const Args&... args) {
+  launch_early_clusters(kernel, 1, grid, block, lds, stream, args...);
 }
 __device__ __forceinline__ void let_next_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -621,6 +656,31 @@ __device__ __forceinline__ void follow_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
   let_next_begin();
+}
+
+constexpr bool kHasClusters = true;
+template <typename Kernel>
+bool can_cluster(Kernel kernel) {
+  return is_for_hopper(kernel);
+}
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ void cluster_barrier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+template <typename T>
+__device__ __forceinline__ T* lds_of_block(T* pointer, int rank) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mapa.u64 %0, %1, %2;" : "=l"(pointer) : "l"(pointer), "r"(rank));
+#endif
+  return pointer;
 }
 
 #endif

@@ -7,6 +7,9 @@
 // block divide evenly, so that a wave has some tiles alone and the first and the last with others;
 // only at the end of the pass, when all sums are in LDS, do waves meet, and sums of a tile are
 // added up in a fixed order. Sums in 32-bit integers go over a unit, what has a scale of its own.
+//
+// Where blocks can read each other's LDS, those of a cluster have the same tiles, and each takes
+// some of the phases of a long x.
 #pragma once
 
 #include "hip/dispatch.h"
@@ -22,7 +25,8 @@ struct MultirowArgs {
   int w_rows, row_bytes, cols;
   int tiles, tile_stride, tile_offset;  // row i of tile t is t * stride + i % 8 + i / 8 * offset
   int round_tiles;                      // of a block, whose tiles take rounds
-  int phases, phase_stages;             // of x; in each round
+  int phases, phase_stages;             // of x; in each
+  int cluster;                          // blocks that share the phases
   const uint8_t* x;                     // bodies
   const float* squares;                 // [kCols, square_parts] of rows that are normed, or null
   int square_parts;
@@ -208,13 +212,28 @@ __device__ __forceinline__ void work_out_scales(const Opened& opened, int stage,
   });
 }
 
-// Copies x to LDS, by all threads of the block, who then have to meet. Neither end moves.
+// Copies x to LDS, by all threads of the block, who then have to meet. Neither end moves. Each
+// thread asks for kFirst pieces before it stores any.
+template <int kFirst>
 __device__ __forceinline__ void copy_x(const uint8_t* from, uint8_t* to, int bytes) {
-  const int threads = static_cast<int>(blockDim.x);
-#pragma unroll 8
-  for (int i = static_cast<int>(threadIdx.x); i < bytes / 16; i += threads) {
-    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  const auto* const source = reinterpret_cast<const uint4*>(from);
+  auto* const target = reinterpret_cast<uint4*>(to);
+  const int threads = static_cast<int>(blockDim.x), pieces = bytes / 16;
+  int i = static_cast<int>(threadIdx.x);
+  if constexpr (kFirst > 0) {
+    uint4 first[kFirst];
+#pragma unroll
+    for (int n = 0; n < kFirst; ++n) {
+      if (i + n * threads < pieces) first[n] = source[i + n * threads];
+    }
+#pragma unroll
+    for (int n = 0; n < kFirst; ++n) {
+      if (i + n * threads < pieces) target[i + n * threads] = first[n];
+    }
+    i += kFirst * threads;
   }
+#pragma unroll 8
+  for (; i < pieces; i += threads) target[i] = source[i];
 }
 
 // Threads of a block, at most. On NVIDIA the loop of eight waves comes near the read bandwidth, and
@@ -225,6 +244,12 @@ template <class T>
 constexpr int kMultirowThreads = kCopiesAhead && kBusyLanes<T> ? 512 : 256;
 template <class T>
 constexpr int kMultirowBlocks = kCopiesAhead ? 512 / kMultirowThreads<T> : 1;  // registers for
+
+// Pieces of x that a thread asks for at once: all of eight rows of 4096 columns. On AMD they would
+// cost waves registers.
+template <class T>
+constexpr int kFirstPieces =
+    kCopiesAhead ? 4096 / Body<T, 8>::kWidth * Body<T, 8>::kBytes / (16 * kMultirowThreads<T>) : 0;
 
 // Where a wave is: the pass, which is a phase of a round, the stages of it that are left to the
 // wave, and which is next, of which tile of the round.
@@ -239,8 +264,7 @@ struct MultirowPass {
   int wave_stages;  // of all tiles, that a wave has at most
 
   __device__ __forceinline__ MultirowPass(const MultirowArgs& args, int stages, int waves,
-                                          int block_tiles, int pass) {
-    const int round = pass / args.phases, phase = pass % args.phases;
+                                          int block_tiles, int round, int phase) {
     begin = phase * args.phase_stages, end = smaller(stages, begin + args.phase_stages);
     tiles = smaller(args.round_tiles, block_tiles - round * args.round_tiles);
     wave_stages = (tiles * (end - begin) + waves - 1) / waves;
@@ -264,7 +288,13 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   const int threads = static_cast<int>(blockDim.x), waves = threads / kWaveSize;
   const int steps = args.cols / (16 * T::kGroups);
   const int stages = (steps + S::kSteps - 1) / S::kSteps;
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  // A cluster has its tiles as a block that is alone has them, and a pass is one phase for each of
+  // its blocks.
+  const bool clustered = kHasClusters && args.cluster > 1;
+  const int cluster = clustered ? args.cluster : 1, rank = clustered ? cluster_rank() : 0;
+  const int turns = clustered ? args.phases / cluster : args.phases;
+  const int blocks = static_cast<int>(gridDim.x) / cluster;
+  const int block = static_cast<int>(blockIdx.x) / cluster;
 
   // LDS: tables, which have to be first; what supplies the waves, their scales, their sums; sums of
   // earlier phases, factors of the norm, x.
@@ -286,16 +316,17 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
 
   // Neighbouring tiles go to different blocks.
   const int block_tiles = (args.tiles - block + blocks - 1) / blocks;
-  const int passes = (block_tiles + args.round_tiles - 1) / args.round_tiles * args.phases;
+  const int passes = (block_tiles + args.round_tiles - 1) / args.round_tiles * turns;
   const auto tile_of = [&](int pass, int tile) {
-    return (pass / args.phases * args.round_tiles + tile) * blocks + block;
+    return (pass / turns * args.round_tiles + tile) * blocks + block;
   };
   const auto views_of = [&](int pass, int tile) {
     return TileViews<View>{args.w, args.w_rows, args.row_bytes,
                            tile_of(pass, tile) * args.tile_stride, args.tile_offset};
   };
   const auto pass_of = [&](int pass) {
-    return MultirowPass(args, stages, waves, block_tiles, pass);
+    return MultirowPass(args, stages, waves, block_tiles, pass / turns,
+                        pass % turns * cluster + rank);
   };
 
   MultirowPlace ahead{-1, 0, 0, 0};
@@ -329,6 +360,12 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
   __syncthreads();  // some are read at once
   const LdsTables<T> tables(table_words);
   follow_previous();
+  const auto copy_x_of = [&](const MultirowPass& pass, auto first) {
+    copy_x<first>(args.x + static_cast<int64_t>(pass.begin) * kStageX, x,
+                  (pass.end - pass.begin) * kStageX);
+  };
+  // Before the loop, which needs the registers.
+  copy_x_of(pass_of(0), std::integral_constant<int, kFirstPieces<T>>{});
   if (args.squares && threadIdx.x < kCols) {
     const float* const squares = args.squares + static_cast<int>(threadIdx.x) * args.square_parts;
     float sum = 0.0f;
@@ -346,10 +383,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       spans[threadIdx.x] = {stages_before / pass.wave_stages,
                             (stages_before + pass.end - pass.begin - 1) / pass.wave_stages};
     }
-    if (p == 0 || args.phases > 1) {
-      copy_x(args.x + static_cast<int64_t>(pass.begin) * kStageX, x,
-             (pass.end - pass.begin) * kStageX);
-    }
+    if (p > 0 && turns > 1) copy_x_of(pass, std::integral_constant<int, 0>{});
     __syncthreads();
     MultirowPlace at = pass.start(p, wave);
 #pragma unroll 1
@@ -387,7 +421,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
     }
     __syncthreads();
 
-    const bool first = p % args.phases == 0, last = p % args.phases == args.phases - 1;
+    const bool first = p % turns == 0, last = p % turns == turns - 1;
     // Sum over the waves that had something of the tile, and of earlier phases.
     const auto complete = [&](int tile, int m, int n) {
       const int2 span = spans[tile];
@@ -397,19 +431,37 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       if (args.phases == 1) return sum;
       float& before = earlier[(tile * kCols + m) * kTileRowsA + n];
       if (!first) sum += before;
-      if (!last) before = sum;
+      if (clustered || !last) before = sum;
       return sum;
     };
+    // The sum of those of a cluster's blocks.
+    const auto gather = [&](int tile, int m, int n) {
+      if (!clustered) return complete(tile, m, n);
+      float sum = 0.0f;
+      for (int r = 0; r < cluster; ++r) {
+        sum += *lds_of_block(&earlier[(tile * kCols + m) * kTileRowsA + n], r);
+      }
+      return sum;
+    };
+    if (clustered) {
+      for (int i = static_cast<int>(threadIdx.x); i < pass.tiles * kCols * kTileRowsA;
+           i += threads) {
+        complete(i / kTileRowsA / kCols, i / kTileRowsA % kCols, i % kTileRowsA);
+      }
+      if (!last) continue;
+      cluster_barrier();
+    }
     const auto with_bias = [&](float sum, int row) {
       return args.bias ? sum + load_as(args.bias_dtype, args.bias, row) : sum;
     };
-    const int rows = args.gated ? 8 : kTileRowsA, count = pass.tiles * kCols * rows;
+    const int rows = args.gated ? 8 : kTileRowsA;
+    const int count = (pass.tiles - rank + cluster - 1) / cluster * kCols * rows;
 #pragma unroll(kCopiesAhead ? 2 : 1)
     for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
-      const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols;
+      const int n = i % rows, m = i / rows % kCols, tile = i / rows / kCols * cluster + rank;
       const int row = tile_of(p, tile) * args.tile_stride + n;
-      float sum = complete(tile, m, n);
-      float other = args.gated ? complete(tile, m, n + 8) : 0.0f;
+      float sum = gather(tile, m, n);
+      float other = args.gated ? gather(tile, m, n + 8) : 0.0f;
       if (args.squares) sum *= row_factors[m], other *= row_factors[m];
       if (!last || m >= args.x_rows || row >= args.out_cols) continue;
       sum = with_bias(sum, row);
@@ -419,17 +471,19 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
       store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
     }
     // A wave can still be at these sums when others copy x of the next pass, which they have left.
+    if (clustered) cluster_barrier();  // others read this block's sums
   }
 }
 
 // How a product is divided; the same for both layouts, so that they give the same bits.
 struct MultirowPlan {
   int threads, blocks, lds;
-  int round_tiles, phases, phase_stages;
+  int round_tiles, phases, phase_stages, cluster;
 };
 
+// clusters: whether blocks can have them.
 template <class T, int kCols>
-MultirowPlan multirow_plan(int cols, int tiles) {
+MultirowPlan multirow_plan(int cols, int tiles, bool clusters) {
   constexpr int kThreads = kMultirowThreads<T>;
   constexpr int kFile = TileSupply<T, FileView<T>>::bytes_per_wave();
   constexpr int kPacked = TileSupply<T, PackedView<T>>::bytes_per_wave();
@@ -442,35 +496,56 @@ MultirowPlan multirow_plan(int cols, int tiles) {
   const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
   const int stages = (cols + kStageWidth - 1) / kStageWidth;
   MultirowPlan plan{};
-  plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
-  // As many waves as leave x whole. Where that is less than half of them x comes by phases, few,
-  // since each costs time.
   const auto bytes = [&](int threads) {
     const int waves = threads / lanes;
     return waves * kWaveBytes + (waves + plan.round_tiles) * kShareBytes + 4 * kCols +
            kSpanBytes * plan.round_tiles;
   };
   const auto stages_that_fit = [&](int used) { return used < room ? (room - used) / kStageX : 0; };
+  plan.cluster = 1, plan.round_tiles = smaller(kMostTiles, (tiles + units - 1) / units);
+  // A block beside which all of x does not fit divides it with a neighbour. More in a cluster would
+  // leave multiprocessors idle, whose number in a group of them is not a multiple of four.
+  if (clusters && stages_that_fit(bytes(kThreads)) < stages) {
+    plan.cluster = 2;
+    plan.round_tiles = smaller(kMostTiles, (tiles + units / 2 - 1) / (units / 2));
+  }
+  const int block_stages = (stages + plan.cluster - 1) / plan.cluster;
+  // As many waves as leave that whole. Where it is less than half of them x comes by phases, few,
+  // since each costs time.
+  const int sums = plan.round_tiles * kTileBytes;
+  const int least = plan.cluster > 1 ? sums : 0;
   plan.threads = kThreads;
-  while (plan.threads > kThreads / 2 && stages_that_fit(bytes(plan.threads)) < stages) {
+  while (plan.threads > kThreads / 2 &&
+         stages_that_fit(bytes(plan.threads) + least) < block_stages) {
     plan.threads -= kThreads / 4;
   }
-  plan.phases = 1, plan.phase_stages = stages, plan.lds = bytes(plan.threads);
-  if (stages_that_fit(plan.lds) < stages) {
-    plan.lds += plan.round_tiles * kTileBytes;
+  int turns = 1;
+  plan.phase_stages = block_stages, plan.lds = bytes(plan.threads) + least;
+  if (stages_that_fit(plan.lds) < block_stages) {
+    plan.lds = bytes(plan.threads) + sums;
     const int most = stages_that_fit(plan.lds) > 0 ? stages_that_fit(plan.lds) : 1;
-    plan.phases = (stages + most - 1) / most;
-    plan.phase_stages = (stages + plan.phases - 1) / plan.phases;
-    plan.phases = (stages + plan.phase_stages - 1) / plan.phase_stages;
-    const int more = plan.threads + kThreads / 4, sums = plan.round_tiles * kTileBytes;
+    turns = (block_stages + most - 1) / most;
+    plan.phase_stages = (block_stages + turns - 1) / turns;
+    turns = (block_stages + plan.phase_stages - 1) / plan.phase_stages;
+    const int more = plan.threads + kThreads / 4;
     if (stages_that_fit(bytes(more) + sums) >= plan.phase_stages) {
       plan.threads = more, plan.lds = bytes(more) + sums;
     }
   }
+  plan.phases = turns * plan.cluster;
+  // Every phase has stages.
+  if (plan.cluster > 1 && (plan.phases - 1) * plan.phase_stages >= stages) {
+    return multirow_plan<T, kCols>(cols, tiles, false);
+  }
   plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
+  // One block a multiprocessor: were there room for two, the first to be free would get two.
+  if (const int half = device_lds_bytes() / 2; kCopiesAhead && plan.lds <= half)
+    plan.lds = half + 1;
   const int fitting = device_lds_bytes() / plan.lds > 0 ? device_lds_bytes() / plan.lds : 1;
-  plan.blocks = smaller(units * smaller(blocks_per_unit(plan.threads), fitting), tiles);
-  const int block_tiles = (tiles + plan.blocks - 1) / plan.blocks;
+  const int blocks =
+      smaller(units * smaller(blocks_per_unit(plan.threads), fitting) / plan.cluster, tiles);
+  plan.blocks = blocks * plan.cluster;
+  const int block_tiles = (tiles + blocks - 1) / blocks;
   const int rounds = (block_tiles + plan.round_tiles - 1) / plan.round_tiles;
   plan.round_tiles = (block_tiles + rounds - 1) / rounds;
   return plan;
@@ -480,9 +555,9 @@ template <class T, class View, int kCols>
 void launch_multirow_view(const MultirowArgs& args, const MultirowPlan& plan, Stream stream) {
   const auto kernel = multirow_kernel<T, View, kCols>;
   allow_lds(kernel, plan.lds);
-  launch_early(kernel, dim3(static_cast<unsigned>(plan.blocks)),
-               dim3(static_cast<unsigned>(plan.threads)), plan.lds,
-               static_cast<gpuStream_t>(stream), args);
+  launch_early_clusters(kernel, plan.cluster, dim3(static_cast<unsigned>(plan.blocks)),
+                        dim3(static_cast<unsigned>(plan.threads)), plan.lds,
+                        static_cast<gpuStream_t>(stream), args);
 }
 
 template <class T, int kCols>
@@ -506,9 +581,10 @@ void launch_multirow(const MultirowCall& call, bool gated, Activation act, const
   args.tile_stride = gated ? 8 : kTileRowsA, args.tile_offset = gated ? rows / 2 : 8;
   args.out_cols = gated ? rows / 2 : rows;
   args.tiles = (args.out_cols + args.tile_stride - 1) / args.tile_stride;
-  const MultirowPlan plan = multirow_plan<T, kCols>(cols, args.tiles);
+  const MultirowPlan plan = multirow_plan<T, kCols>(
+      cols, args.tiles, can_cluster(multirow_kernel<T, PackedView<T>, kCols>));
   args.round_tiles = plan.round_tiles;
-  args.phases = plan.phases, args.phase_stages = plan.phase_stages;
+  args.phases = plan.phases, args.phase_stages = plan.phase_stages, args.cluster = plan.cluster;
   args.x = bodies, args.x_rows = static_cast<int>(call.rows);
   args.bias = call.bias, args.bias_dtype = call.bias_dtype, args.dtype = call.dtype;
   args.gated = gated, args.act = act, args.out = call.out;
