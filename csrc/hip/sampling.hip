@@ -280,14 +280,45 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(SampleArgs args, const
   });
 }
 
+// LDS of a search for a cut.
+struct CutSpace {
+  Word bins[kBins];
+  union {
+    Word masses[kBins];
+    unsigned sizes[kBins];
+  };
+};
+
+// As many candidates are ranked one by one, a thread for each: fewer steps than by digits.
+constexpr int kMostRanked = 512;
+static_assert(kMostRanked <= kBins && kMostRanked <= kChooseThreads);
+
+// find_cut of at most kMostRanked candidates.
+template <typename Mass>
+__device__ __forceinline__ Word rank_cut(const Word* candidates, int count, Word least,
+                                         Word largest, Word limit, Mass mass, CutSpace& space) {
+  const int thread = threadIdx.x;
+  const Word key = thread < count ? candidates[thread] : 0;
+  const bool counts = thread < count && key >= least;
+  if (thread < count) space.bins[thread] = key, space.masses[thread] = counts ? mass(key) : 0;
+  __syncthreads();
+  Word ahead = 0;
+  for (int i = 0; counts && i < count; ++i) ahead += space.bins[i] > key ? space.masses[i] : 0;
+  const bool kept = counts && (ahead < limit || key == largest);
+  return ~block_largest<kChooseThreads>(kept ? ~key : 0);
+}
+
 // The smallest key of the head of the candidates, taken in descending order from those not below
 // `least`, in which every one has less than `limit` ahead of it, counting mass(key). A radix
-// selection: digit by digit, the bin in which the limit is reached.
+// selection, where they are many: digit by digit, the bin in which the limit is reached.
 template <typename Mass>
 __device__ __forceinline__ Word find_cut(const Word* candidates, int64_t count, Word least,
-                                         Word largest, Word limit, Mass mass) {
-  __shared__ Word bins[kBins];
-  __shared__ unsigned sizes[kBins];
+                                         Word largest, Word limit, Mass mass, CutSpace& space) {
+  if (count <= kMostRanked) {
+    return rank_cut(candidates, static_cast<int>(count), least, largest, limit, mass, space);
+  }
+  Word* const bins = space.bins;
+  unsigned* const sizes = space.sizes;
   // The bits in which the candidates differ.
   Word smallest = largest;
   for (int64_t i = threadIdx.x; i < count; i += kChooseThreads) {
@@ -334,6 +365,7 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(SampleArgs args,
     if (threadIdx.x == 0) ids[row] = key_id(first);
     return;
   }
+  __shared__ CutSpace cut_space;
   Chooser chooser = chooser_of(args, row, first);
   if (!filters.needs_cut()) {
     if (static_cast<int>(threadIdx.x) < args.parts) chooser.best = space.choices[threadIdx.x];
@@ -341,8 +373,9 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(SampleArgs args,
     const auto count = static_cast<int64_t>(*space.count);
     Word least = 0;
     if (filters.top_k) {
-      least = find_cut(space.candidates, count, 0, first, static_cast<Word>(args.params.top_k[row]),
-                       [](Word) { return Word{1}; });
+      least = find_cut(
+          space.candidates, count, 0, first, static_cast<Word>(args.params.top_k[row]),
+          [](Word) { return Word{1}; }, cut_space);
     }
     if (filters.top_p) {
       const auto weight = [&](Word key) {
@@ -362,7 +395,8 @@ __global__ void __launch_bounds__(kChooseThreads) choose_kernel(SampleArgs args,
       if (own) atomicAdd(&kept, own);
       __syncthreads();
       const Word limit = top_p_limit(args.params.top_p[row], kept);
-      least = larger(least, find_cut(space.candidates, count, least, first, limit, weight));
+      least =
+          larger(least, find_cut(space.candidates, count, least, first, limit, weight, cut_space));
     }
     for (int64_t i = threadIdx.x; i < count; i += kChooseThreads) {
       const Word key = space.candidates[i];

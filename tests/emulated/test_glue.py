@@ -245,10 +245,20 @@ def test_sample(emulator: Emulator, arch: str, dtype: torch.dtype, kind: str) ->
         logits.zero_()
     if kind == "special":
         logits[:, ::3], logits[:, 1::5] = float("-inf"), float("nan")
+    check_sample(emulator, arch, logits, FILTERS)
+
+
+def check_sample(emulator: Emulator, arch: str, logits: Tensor, filters: Tensor) -> None:
+    batch = len(logits)
     seeds = torch.randint(-(2**63), 2**63 - 1, (batch,))
     steps = torch.randint(0, 2**40, (batch,))
-    temperature, top_k, top_p, min_p = FILTERS.T.contiguous()
+    temperature, top_k, top_p, min_p = filters.T.contiguous()
     args = [temperature.float(), top_k.long(), top_p.float(), min_p.float(), seeds, steps]
     assert torch.equal(
         emulated_sample(emulator, arch, logits, args), reference.sample(logits, *args)
     )
+
+
+def test_sample_among_many_candidates(emulator: Emulator) -> None:
+    # More than are ranked one by one; digits tell them apart.
+    check_sample(emulator, "gfx1100", torch.randn(2, 700).round(), FILTERS[[4, 7]])

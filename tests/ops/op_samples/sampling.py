@@ -50,6 +50,10 @@ def sample() -> Iterator[Sample]:
     yield Sample((logits, *mixed), name="rows with parameters of their own")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_k=7, top_p=0.8)), name="all equal")
     yield Sample((torch.zeros(9, 300), *parameters(9, top_p=0.8)), name="all equal, top-p alone")
+    for vocab in (512, 513):
+        # As many candidates as the GPU's kernel ranks one by one, and one more.
+        filters = parameters(4, top_k=vocab - 1, top_p=0.8)
+        yield Sample((torch.zeros(4, vocab), *filters), name=f"{vocab} equal")
     nan, ties = float("nan"), logits.round()
     for filters in ({"min_p": 2.0}, {"min_p": nan}, {"top_p": nan}, {"temperature": nan}):
         yield Sample((ties, *parameters(16, **filters)), name=f"one of many maxima: {filters}")
