@@ -242,8 +242,6 @@ template <class T>
 constexpr bool kBusyLanes = LdsTables<T>::kWords > 0 || (T::kMins && T::kSpan == 1);
 template <class T>
 constexpr int kMultirowThreads = kCopiesAhead && kBusyLanes<T> ? 512 : 256;
-template <class T>
-constexpr int kMultirowBlocks = kCopiesAhead ? 512 / kMultirowThreads<T> : 1;  // registers for
 
 // Pieces of x that a thread asks for at once: all of eight rows of 4096 columns. On AMD they would
 // cost waves registers.
@@ -277,8 +275,7 @@ struct MultirowPass {
 };
 
 template <class T, class View, int kCols>
-__global__ void __launch_bounds__(kMultirowThreads<T>, kMultirowBlocks<T>)
-    multirow_kernel(MultirowArgs args) {
+__global__ void __launch_bounds__(kMultirowThreads<T>, 1) multirow_kernel(MultirowArgs args) {
   using B = Body<T, kCols>;
   using S = Stage<T>;
   using Weights = TileSupply<T, View>;
