@@ -239,24 +239,37 @@ struct StripedTables : SharedLevels<T> {
     }
   }
 
-  // By all threads of a block, who then have to meet.
-  static __device__ __forceinline__ void fill(uint32_t* words) {
-#pragma unroll 8
-    for (int i = threadIdx.x; i < kRows * kPieces; i += blockDim.x) {
-      const int row = i / kPieces, at = i % kPieces * 16;
-      const int before = T::kFieldGrid ? at % 128 : at;
-      uint4 four;
-      if (before < kGridBytes) {
-        const int high = at / (4 * kGridCopies);
-        const int n = T::kFieldGrid ? 2 * row + at / 128 : row + 256 * high;
-        const uint32_t word = T::grid_entry(n);
-        four = {word, word, word, word};
-      } else if constexpr (T::kSignWords > 0) {
-        const uint2 signs = T::sign_row(row);
-        four = {signs.x, T::kSignWords == 1 ? signs.x : signs.y, signs.x,
-                T::kSignWords == 1 ? signs.x : signs.y};
+  // 16 bytes of the tables, which are one word or two again and again.
+  static __device__ __forceinline__ uint2 piece(int i) {
+    const int row = i / kPieces, at = i % kPieces * 16;
+    if ((T::kFieldGrid ? at % 128 : at) >= kGridBytes) {
+      if constexpr (T::kSignWords == 1) {
+        const uint32_t word = T::sign_row(row).x;
+        return {word, word};
+      } else if constexpr (T::kSignWords == 2) {
+        return T::sign_row(row);
       }
-      reinterpret_cast<uint4*>(words)[i] = four;
+    }
+    const int high = at / (4 * kGridCopies);
+    const uint32_t word = T::grid_entry(T::kFieldGrid ? 2 * row + at / 128 : row + 256 * high);
+    return {word, word};
+  }
+  // By all threads of a block, who then have to meet. A thread asks memory for some pieces before
+  // it stores them.
+  static __device__ __forceinline__ void fill(uint32_t* words) {
+    constexpr int kAll = kRows * kPieces, kAtOnce = 8;
+    const auto stride = static_cast<int>(blockDim.x);
+#pragma unroll 1
+    for (int first = threadIdx.x; first < kAll; first += kAtOnce * stride) {
+      uint2 pieces[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) pieces[k] = piece(smaller(first + k * stride, kAll - 1));
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * stride;
+        const uint4 four = {pieces[k].x, pieces[k].y, pieces[k].x, pieces[k].y};
+        if (i < kAll) reinterpret_cast<uint4*>(words)[i] = four;
+      }
     }
     SharedLevels<T>::fill(words + kTableWords);
   }
