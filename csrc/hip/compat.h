@@ -291,6 +291,10 @@ template <typename T>
 __device__ __forceinline__ T* lds_address(T* pointer) {
   return pointer;
 }
+template <typename T>
+__device__ __forceinline__ T* kept_address(T* pointer) {
+  return pointer;
+}
 
 // A kernel that launch_early() starts may begin while the one before it in the stream still runs.
 // It calls follow_previous() before it touches memory that another kernel writes or reads: that
@@ -615,6 +619,12 @@ __device__ __forceinline__ T* lds_address(T* pointer) {
   auto address = static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
   asm volatile("" : "+r"(address));
   return static_cast<T*>(__cvta_shared_to_generic(address));
+}
+// The same of device memory.
+template <typename T>
+__device__ __forceinline__ T* kept_address(T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
 }
 
 constexpr bool kStartsEarly = true;

@@ -132,13 +132,16 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
 // l % kPair of the pair.
 template <int M>
 __device__ __forceinline__ void store_pair(const MatvecArgs& args, int pair, int lane, float sum) {
-  const int m = lane / kPair, r = lane % kPair;
+  const int m = M == 1 ? 0 : lane / kPair, r = lane % kPair;
   const int row = pair * args.pair_stride + r * args.pair_offset;
   const bool used = lane < M * kPair && row < args.w_rows;
   if (used && args.bias) sum += load_as(args.bias_dtype, args.bias, row);
-  const float other = wave_shuffle_xor(sum, 1);
-  if (!used || (args.gated && r > 0)) return;
-  if (args.gated) sum = activate(args.act, sum) * other;
+  if (args.gated) {
+    const float other = wave_shuffle_xor(sum, 1);
+    if (r > 0) return;
+    if (used) sum = activate(args.act, sum) * other;
+  }
+  if (!used) return;
   store_as(args.dtype, args.out, static_cast<int64_t>(m) * args.out_cols + row, sum);
 }
 
@@ -166,11 +169,16 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
     // An odd last row is computed twice rather than branched around.
     return View(args.w, args.w_rows, args.row_bytes, row < args.w_rows ? row : args.w_rows - 1);
   };
+  // The same of rows that are not read, but have been.
+  const auto place_of = [&](int pair, int r) {
+    return View(args.w, args.w_rows, args.row_bytes,
+                pair * args.pair_stride + r * args.pair_offset);
+  };
   // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
   // pair tell each other.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
   auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
-  MatvecSupply<T, View> supply(rest, wave);
+  MatvecSupply<T, View> supply(rest, wave, lane, View(args.w, args.w_rows, args.row_bytes, 0));
   rest += waves * MatvecSupply<T, View>::bytes_per_wave();
   const auto load = [&](int a) {
     if (ahead.pair < args.pairs) {
@@ -218,7 +226,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   const auto work = [&](int a) {
     if (at.pair >= args.pairs) return;
     supply.wait(a);
-    const auto opened = supply.open(a, at, lane, view_of);
+    const auto opened = supply.open(a, at, lane, place_of);
     const int first = at.stage * kChunks;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {

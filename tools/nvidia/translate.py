@@ -50,6 +50,7 @@ BODIES = {
     "device_lds_bytes": "return host_cuda::kLdsBytes;",
     "void allow_lds": "",
     "lds_address": "return pointer;",
+    "kept_address": "return pointer;",
     "wave_shuffle_xor": "return host_cuda::shuffle_xor(value, mask);",
     "wave_barrier": "host_cuda::meet_warp();",
     "void launch_early": "host_cuda::launch(kernel, grid, block, lds, args...);",

@@ -27,7 +27,7 @@ class RegisterSupply {
  public:
   static constexpr int bytes_per_wave() { return 0; }
 
-  __device__ __forceinline__ RegisterSupply(uint8_t*, int) {}
+  __device__ __forceinline__ RegisterSupply(uint8_t*, int, int, const View&) {}
 
   template <typename ViewOf>
   __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
@@ -120,14 +120,17 @@ class Ring {
     return static_cast<int>(low_bits(view.template plane<P>(alike ? 0 : stage * kBlocks)) & 15);
   }
 
-  // Copies pieces `first`, first + kStep, ... of plane P of a row, whose part of the stage is
-  // `before` bytes behind `from`; kWhole: `blocks` is kBlocks.
+  static __device__ __forceinline__ const uint8_t* whole_pieces(const uint8_t* from) {
+    return reinterpret_cast<const uint8_t*>(reinterpret_cast<uintptr_t>(from) & ~uintptr_t{15});
+  }
+
+  // Copies pieces `first`, first + kStep, ... of plane P of a row, whose part of the stage begins
+  // `before` bytes behind piece 0; `from` is piece `first`. kWhole: `blocks` is kBlocks.
   template <int P, int kStep, bool kWhole>
   static __device__ __forceinline__ void copy(const uint8_t* from, int before, int blocks,
                                               int first, uint8_t* to) {
     constexpr int size = View::template plane_size<P>();
     const int bytes = before + (kWhole ? kBlocks : smaller(blocks, kBlocks)) * size;
-    from += 16 * first;
     to += plane_offset<P>() + 16 * first;
     for_each_group<(pieces<P>() + kStep - 1) / kStep>([&](auto i) {
       constexpr bool needed = kWhole && 16 * kStep * (i + 1) <= kBlocks * size;
@@ -148,7 +151,18 @@ class Ring {
       : stages_(lds_address(lds + wave * bytes_per_wave())) {}
 
   // What a lane copies of a stage, for stages of the same rows one after the other: aim() says
-  // which is the first, load_next() loads it and goes on.
+  // which is the first, load_next() loads it and goes on. Where the lane begins in the planes of a
+  // row `from` is worked out once.
+  struct Origins {
+    View from;
+    const uint8_t* planes[kPlanes];
+
+    __device__ __forceinline__ Origins(const View& from, int lane) : from(from) {
+      for_each_group<kPlanes>([&](auto p) {
+        planes[p] = kept_address(from.template plane<p>(0) + 16 * (lane % lanes_to_a_row<p>()));
+      });
+    }
+  };
   template <int P>
   static constexpr int copies_before() {
     if constexpr (P == 0) {
@@ -167,7 +181,21 @@ class Ring {
 #pragma unroll
       for (int i = 0; i < kRows / rows; ++i) {
         source.parts[copies_before<p>() + i] =
-            view_of(rows * i + lane / lanes).template plane<p>(stage * kBlocks);
+            view_of(rows * i + lane / lanes).template plane<p>(stage * kBlocks) +
+            16 * (lane % lanes);
+      }
+    });
+  }
+  template <typename ViewOf>
+  static __device__ __forceinline__ void aim(Source& source, const Origins& origins, int stage,
+                                             int lane, ViewOf view_of) {
+    for_each_group<kPlanes>([&](auto p) {
+      constexpr int lanes = lanes_to_a_row<p>(), rows = kWaveSize / lanes;
+#pragma unroll
+      for (int i = 0; i < kRows / rows; ++i) {
+        source.parts[copies_before<p>() + i] =
+            view_of(rows * i + lane / lanes)
+                .template plane_after<p>(stage * kBlocks, origins.from, origins.planes[p]);
       }
     });
   }
@@ -181,9 +209,9 @@ class Ring {
 #pragma unroll
       for (int i = 0; i < kRows / rows; ++i) {
         const uint8_t*& from = source.parts[copies_before<p>() + i];
-        const int before =
-            View::template plane_align<p>() % 16 == 0 ? 0 : static_cast<int>(low_bits(from) & 15);
-        copy<p, lanes, kWhole>(from - before, before, blocks, lane % lanes,
+        constexpr bool aligned = View::template plane_align<p>() % 16 == 0;
+        const int before = aligned ? 0 : static_cast<int>(low_bits(from) & 15);
+        copy<p, lanes, kWhole>(aligned ? from : whole_pieces(from), before, blocks, lane % lanes,
                                to + (rows * i + lane / lanes) * kRowBytes);
         from += kBlocks * View::template plane_size<p>();
       }
@@ -212,21 +240,28 @@ class RingSupply {
   using Raw = typename T::Raw;
   static constexpr int kChunkBlocks = kWaveSize / kSteps<T>;
   static_assert(kWaveSize % kSteps<T> == 0);
-  using Stages = Ring<T, View, kPair, kAhead, kChunks * kChunkBlocks>;
+  static constexpr int kStageBlocks = kChunks * kChunkBlocks;
+  using Stages = Ring<T, View, kPair, kAhead, kStageBlocks>;
   Stages ring_;
+  typename Stages::Origins origins_;
 
  public:
   static constexpr int bytes_per_wave() { return Stages::bytes_per_wave(); }
 
-  __device__ __forceinline__ RingSupply(uint8_t* lds, int wave) : ring_(lds, wave) {}
+  __device__ __forceinline__ RingSupply(uint8_t* lds, int wave, int lane, const View& row)
+      : ring_(lds, wave), origins_(row, lane) {}
 
   template <typename ViewOf>
   __device__ __forceinline__ void load(int a, const WalkPlace& place, int steps, int lane,
                                        ViewOf view_of) {
     typename Stages::Source source;
-    Stages::aim(source, place.stage, lane, [&](int r) { return view_of(place.pair, r); });
-    const int left = steps / kSteps<T> - place.stage * (kChunks * kChunkBlocks);
-    ring_.template load_next<false>(a, source, left, lane);
+    Stages::aim(source, origins_, place.stage, lane, [&](int r) { return view_of(place.pair, r); });
+    const int left = steps / kSteps<T> - place.stage * kStageBlocks;
+    if (left >= kStageBlocks) {
+      ring_.template load_next<true>(a, source, kStageBlocks, lane);
+    } else {
+      ring_.template load_next<false>(a, source, left, lane);
+    }
   }
   __device__ __forceinline__ void skip(int) { ring_.skip(); }
   __device__ __forceinline__ void wait(int) const { ring_.wait(); }

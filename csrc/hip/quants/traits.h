@@ -184,6 +184,12 @@ struct FileView {
   __device__ __forceinline__ const uint8_t* plane(int block) const {
     return row + static_cast<int64_t>(block) * T::kBytes;
   }
+  // As far behind `from` as plane<P>(block) is behind plane<P>(0) of row `origin`.
+  template <int P>
+  __device__ __forceinline__ const uint8_t* plane_after(int block, const FileView& origin,
+                                                        const uint8_t* from) const {
+    return from + (plane<P>(block) - origin.row);
+  }
   template <int F>
   static constexpr int plane_of() {
     return 0;
@@ -238,6 +244,12 @@ struct PackedView {
   template <int P>
   __device__ __forceinline__ const uint8_t* plane(int block) const {
     return field<P>(block);
+  }
+  // As far behind `from` as plane<P>(block) is behind plane<P>(0) of the matrix's first row.
+  template <int P>
+  __device__ __forceinline__ const uint8_t* plane_after(int block, const PackedView&,
+                                                        const uint8_t* from) const {
+    return from + (first + static_cast<uint32_t>(block)) * uint64_t{plane_size<P>()};
   }
   template <int F>
   static constexpr int plane_of() {
