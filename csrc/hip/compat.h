@@ -152,6 +152,12 @@ __device__ __forceinline__ float linear_field(uint32_t bits, uint32_t mask, floa
   return fmaf(static_cast<float>(bits & mask), factor, plus);
 }
 
+// The same for kWidth bits of a word from bit kFrom on: below bit 23, or the topmost.
+template <int kFrom, int kWidth>
+__device__ __forceinline__ float linear_bits(uint32_t word, float factor, float plus) {
+  return linear_field(word >> kFrom, (1 << kWidth) - 1, factor, plus);
+}
+
 // The same for byte kByte of a word.
 template <int kByte>
 __device__ __forceinline__ float byte_value(uint32_t word, float factor, float plus) {
@@ -455,6 +461,23 @@ __device__ __forceinline__ uint32_t bytes_from(uint32_t low, uint32_t high, uint
 __device__ __forceinline__ float linear_field(uint32_t bits, uint32_t mask, float factor,
                                               float plus) {
   return fmaf(__uint_as_float((bits & mask) | 0x4b000000), factor, plus - 8388608.0f * factor);
+}
+// The bits stay where they are, which is part of the factor; the topmost are shifted together with
+// those of 2^23.
+template <int kFrom, int kWidth>
+__device__ __forceinline__ float linear_bits(uint32_t word, float factor, float plus) {
+  constexpr uint32_t k2To23 = 0x4b000000;
+  if constexpr (kFrom + kWidth == 32) {
+    const uint32_t bits = __funnelshift_l(word, k2To23 >> kWidth, kWidth);
+    return fmaf(__uint_as_float(bits), factor, plus - 8388608.0f * factor);
+  } else {
+    static_assert(kFrom + kWidth <= 23);
+    constexpr uint32_t mask = ((1u << kWidth) - 1) << kFrom;
+    uint32_t bits;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(bits) : "r"(word), "n"(mask), "r"(k2To23));
+    const float step = factor / (1 << kFrom);
+    return fmaf(__uint_as_float(bits), step, plus - 8388608.0f * step);
+  }
 }
 template <int kByte>
 __device__ __forceinline__ float byte_value(uint32_t word, float factor, float plus) {

@@ -237,6 +237,9 @@ inline int __dp4a(int a, int b, int sum) {
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selectors) {
   return host_cuda::permute_bytes(low, high, selectors & 0x7777);
 }
+inline uint32_t __funnelshift_l(uint32_t low, uint32_t high, uint32_t by) {
+  return by & 31 ? high << (by & 31) | low >> (32 - (by & 31)) : high;
+}
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t by) {
   return static_cast<uint32_t>((low | uint64_t{high} << 32) >> (by & 31));
 }

@@ -15,6 +15,7 @@ ASSEMBLY = {
         "ex2.approx": "y = exp2f(x);",
         "rcp.approx": "y = 1.0f / x;",
         "prmt.b32": "bytes = host_cuda::permute_bytes(low, high, selector);",
+        "lop3.b32 %0, %1, %2, %3, 0xea": "bits = (word & mask) | k2To23;",
         "cvt.rn.f16x2.e4m3x2 %0, high": "(void)bytes;",
         "cvt.rn.f16x2.e4m3x2 %0, %1": "(void)bytes;",
         "[%1], 16;": "host_cuda::copy_async(from, to, 16, 16);",

@@ -91,7 +91,7 @@ struct IQ2_XXS : Iq2Step {
   template <int G, class Tables = MemoryTables<IQ2_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t index = raw.parts[G / 2 * 2], signs = raw.parts[G / 2 * 2 + 1];
-    Group group{{}, half_bits(raw.d) * linear_field(signs >> 28, 15, 0.25f, 0.125f), 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_bits<28, 4>(signs, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
       values(tables, tables.template grid<n>(index), tables.template signs<n>(signs << n),
@@ -125,7 +125,7 @@ struct IQ2_XS : Iq2Step {
   }
   template <int G, class Tables = MemoryTables<IQ2_XS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    const float number = linear_bits<4 * G, 4>(raw.scales, 0.25f, 0.125f);
     Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       values(tables, tables.template field<16 * i>(raw.codes[G]),
@@ -162,7 +162,7 @@ struct IQ2_S : Iq2Step {
   }
   template <int G, class Tables = MemoryTables<IQ2_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const float number = linear_field(raw.scales >> (4 * G), 15, 0.25f, 0.125f);
+    const float number = linear_bits<4 * G, 4>(raw.scales, 0.25f, 0.125f);
     Group group{{}, half_bits(raw.d) * number, 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
@@ -202,7 +202,7 @@ struct IQ3_XXS : GridStep {
   template <int G, class Tables = MemoryTables<IQ3_XXS>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t packed = raw.signs[G / 2];
-    Group group{{}, half_bits(raw.d) * linear_field(packed >> 28, 15, 0.5f, 0.25f), 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_bits<28, 4>(packed, 0.5f, 0.25f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
       const uint2 ones = tables.template signs<n>(packed << n);
@@ -246,8 +246,7 @@ struct IQ3_S : GridStep {
   }
   template <int G, class Tables = MemoryTables<IQ3_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
-    const uint32_t number = raw.scales >> (G / 2 * 4);
-    Group group{{}, half_bits(raw.d) * linear_field(number, 15, 2.0f, 1.0f), 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_bits<G / 2 * 4, 4>(raw.scales, 2.0f, 1.0f), 0.0f};
     for_each_group<2>([&](auto i) {
       const uint2 signs = tables.template signs<2 * (G & 1) + i>(raw.signs[G / 2]);
       constexpr int n = 2 * i, high = 4 * G + n;
@@ -264,10 +263,11 @@ struct IQ3_S : GridStep {
 // or 8 g - 1 under an eighth of the scale, which is the same number exactly.
 constexpr uint8_t kIq1Levels[3] = {0xff, 0, 1};
 static __device__ constexpr auto kIq1Grid = level_selectors(iq1s_grid, kIq1Levels);
+constexpr uint32_t kIq1Plus = 0x000901f9, kIq1Minus = 0x0007fff7;  // -7, 1, 9 and -9, -1, 7
 
 template <class Selectors>
 __device__ __forceinline__ void shifted_levels(Selectors levels, bool minus, int* codes) {
-  const uint32_t choice = minus ? 0x0007fff7 : 0x000901f9;  // -9, -1, 7 or -7, 1, 9
+  const uint32_t choice = minus ? kIq1Minus : kIq1Plus;
   pick_8_codes(choice, choice, levels, codes);
 }
 
@@ -292,8 +292,7 @@ struct IQ1_S : GridStep {
   template <int G, class Tables = MemoryTables<IQ1_S>>
   static __device__ __forceinline__ Group decode(const Raw& raw, int, const Tables& tables = {}) {
     const uint32_t high = raw.high[0] >> (G / 2 * 16);
-    const float number = linear_field(high >> 12, 7, 0.25f, 0.125f);
-    Group group{{}, half_bits(raw.d) * number, 0.0f};
+    Group group{{}, half_bits(raw.d) * linear_bits<12, 3>(high, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * (G & 1) + i;
       const auto levels =
@@ -305,7 +304,14 @@ struct IQ1_S : GridStep {
 };
 
 struct IQ1_M : GridStep {
-  static constexpr int kType = 29, kBytes = 56, kSpan = 1, kGridEntries = 2048;
+  // The sign of the shift stands above the index: where tables have room for both signs, it is a
+  // part of it.
+  static constexpr bool kSignedGrid = kCopiesTables;
+  static constexpr int kType = 29, kBytes = 56, kSpan = 1, kGridEntries = kSignedGrid ? 4096 : 2048;
+  static constexpr int kLevels = 2;
+  static constexpr __device__ __forceinline__ uint32_t level(int i) {
+    return i == 0 ? kIq1Plus : kIq1Minus;
+  }
   enum { kCodes, kHigh, kScales };
   static constexpr Field kFields[] = {{0, 32}, {32, 16}, {48, 8}};
   struct Raw {
@@ -313,7 +319,9 @@ struct IQ1_M : GridStep {
     uint32_t high[1];    // per 8 weights: 3 high index bits, the sign of the shift
     uint32_t scales[2];  // four times: four 3-bit scales, 4 bits of the super-block's float16
   };
-  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) { return kIq1Grid.words[i]; }
+  static __device__ __forceinline__ uint32_t grid_entry(uint32_t i) {
+    return kIq1Grid.words[i & 2047] | (i >> 11) * 0x44444444;
+  }
   template <class View>
   static __device__ __forceinline__ Raw load(const View& view, int block, int step) {
     Raw raw;
@@ -329,11 +337,15 @@ struct IQ1_M : GridStep {
     const float d = half_bits(static_cast<uint16_t>((low >> 12 & 0xf) | (low >> 24 & 0xf0) |
                                                     (high >> 4 & 0xf00) | (high >> 16 & 0xf000)));
     const uint32_t scales = (step & 2 ? high : low) >> (16 * (step & 1));
-    Group group{{}, d * linear_field(scales >> (3 * G), 7, 0.25f, 0.125f), 0.0f};
+    Group group{{}, d * linear_bits<3 * G, 3>(scales, 0.25f, 0.125f), 0.0f};
     for_each_group<2>([&](auto i) {
       constexpr int n = 2 * G + i;
       const auto levels = tables.template grid<n % 4, 4 * n>(raw.codes[n / 4], raw.high[0]);
-      shifted_levels(levels, raw.high[0] & 8u << (4 * n), group.codes + 2 * i);
+      if constexpr (kSignedGrid) {
+        pick_8_codes(tables.level(0), tables.level(1), levels, group.codes + 2 * i);
+      } else {
+        shifted_levels(levels, raw.high[0] & 8u << (4 * n), group.codes + 2 * i);
+      }
     });
     return group;
   }
