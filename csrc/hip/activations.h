@@ -15,7 +15,7 @@ struct LdsActivations {
   static constexpr int kUnits = T::kGroups / T::kSpan;  // of a step: what has a scale of its own
   using Factor = typename Rounding<T>::Factor;
 
-  uint4* codes;      // [kRows, slots]: 16 signed bytes, or as T::dot wants them
+  uint4* codes;      // [kRows, slots]: 16 signed bytes, or as T::dot or kPaired wants them
   Factor* factors;   // [kRows, slots / kSpan]
   float* residuals;  // [kRows, slots / kSpan], with minima
   int slots;
@@ -80,6 +80,7 @@ struct LdsActivations {
         rows.take(loaded[0], row, cols, col, values);
         Rounding<T> rounded(values);
         if constexpr (kHasDot<T>) rounded.arrange_for_dot();
+        if constexpr (kPaired<T>) rounded.arrange_in_pairs();
         if (col < cols) store(row, col, rounded);
       }
 #pragma unroll
@@ -104,8 +105,11 @@ struct LdsActivations {
         words[col % 32 / kRoundedAtOnce] = rounded.codes[i];
       }
     } else {
-      auto* halves = reinterpret_cast<uint2*>(to + slot<T::kGroups>(at.step, at.group));
-      halves[at.half] = {rounded.codes[0], rounded.codes[1]};
+      // Halves of bytes that are 16 apart: two threads share a half of each of two groups.
+      constexpr bool turned = kPairedApart<T> == 16;
+      const int group = turned ? at.group / 2 * 2 + at.half : at.group;
+      auto* halves = reinterpret_cast<uint2*>(to + slot<T::kGroups>(at.step, group));
+      halves[turned ? at.group % 2 : at.half] = {rounded.codes[0], rounded.codes[1]};
     }
     if (!at.is_first()) return;
     const int unit = row * (slots / T::kSpan) + slot<kUnits>(at.step, at.group / T::kSpan);

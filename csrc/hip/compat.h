@@ -203,6 +203,10 @@ __device__ __forceinline__ void look_up_small_halves(const Tables& tables, uint3
   look_up_halves(tables, bytes, low, high);
 }
 
+// Whether look-ups find the values of both halves of a byte side by side, so that x had better be
+// in that order: here they come apart.
+constexpr bool kPairsHalves = false;
+
 // Whether tables for random look-ups should be there in copies: not here, since LDS is scarce, and
 // fast for what memory gives.
 constexpr bool kCopiesTables = false;
@@ -531,6 +535,8 @@ __device__ __forceinline__ void look_up_small_halves(const Tables& tables, uint3
   }
   part_halves(found, low, high);
 }
+
+constexpr bool kPairsHalves = true;
 
 // Lanes that look up different rows of a table wait for each other where they meet in a bank of
 // shared memory; with a copy per bank they never do.

@@ -23,6 +23,9 @@ constexpr int kStepRegisters =
     kPair * static_cast<int>(sizeof(typename T::Raw)) / 4 + (loads_are_whole<T, View>() ? 0 : 4);
 
 template <class T>
+using MatvecTables = std::conditional_t<kPaired<T>, PairedLevels<T>, LdsTables<T>>;
+
+template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
 // A stage is 1 KiB of a row or more where it is copied, or less, so that tables have room beside as
@@ -75,8 +78,8 @@ struct MatvecArgs {
 //   scale * (dot + centre * (sum of x - sum of rounded x)) + min * sum of x.
 template <class T, int M>
 __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], int chunk, int lane,
-                                         const LdsActivations<T, M>& x, const LdsTables<T>& tables,
-                                         float (&sums)[M * kPair]) {
+                                         const LdsActivations<T, M>& x,
+                                         const MatvecTables<T>& tables, float (&sums)[M * kPair]) {
   using X = LdsActivations<T, M>;
   const int step = lane % kSteps<T>;
   for_each_group<X::kUnits>([&](auto unit) {
@@ -101,6 +104,12 @@ __device__ __forceinline__ void add_step(const typename T::Raw (&raw)[kPair], in
           const uint4 codes = x.codes_at(m, chunk, lane, unit * T::kSpan + g);
 #pragma unroll
           for (int r = 0; r < kPair; ++r) {
+            if constexpr (kPaired<T>) {
+              const uint32_t* bytes = raw[r].codes + 2 * (unit * T::kSpan + g);
+              dots[r] = tables.dot(bytes[0], codes.x, codes.y, dots[r]);
+              dots[r] = tables.dot(bytes[1], codes.z, codes.w, dots[r]);
+              continue;
+            }
             const Group& group = groups[r][g];
             dots[r] = dot4(group.codes[0], static_cast<int>(codes.x), dots[r]);
             dots[r] = dot4(group.codes[1], static_cast<int>(codes.y), dots[r]);
@@ -210,7 +219,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
     if (lane == 0) squares[wave] = own;
   }
   __syncthreads();
-  const LdsTables<T> tables(table_words);
+  const MatvecTables<T> tables(table_words);
   [[maybe_unused]] float factor = 1.0f;
   if constexpr (Rows::kNorms) {
     float sum = 0.0f;

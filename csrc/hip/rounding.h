@@ -132,6 +132,17 @@ struct Rounding {
     }
   }
 
+  // For kPaired: this thread's eight values and those of the thread kPairedApart away belong to
+  // eight bytes of weights, the first four of them to the first thread afterwards.
+  __device__ __forceinline__ void arrange_in_pairs() {
+    constexpr int kAway = kPairedApart<T> / kRoundedAtOnce;  // threads
+    const bool second = threadIdx.x & kAway;
+    const uint32_t other = wave_shuffle_xor(second ? codes[0] : codes[1], kAway);
+    const uint32_t first = second ? other : codes[0], behind = second ? codes[1] : other;
+    codes[0] = select_bytes(first, behind, byte_selector(0, 4, 1, 5));
+    codes[1] = select_bytes(first, behind, byte_selector(2, 6, 3, 7));
+  }
+
   // scale = max |x| / 127, and code the integer nearest to x * (127 / max |x|): quotients in
   // float32, the product not rounded before.
   __device__ __forceinline__ explicit Rounding(const float (&values)[kRoundedAtOnce]) {

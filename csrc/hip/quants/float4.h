@@ -15,6 +15,7 @@ struct E2m1 : WholeBlock {
 
 struct MXFP4 : E2m1 {
   static constexpr int kType = 39, kBlock = 32, kBytes = 17, kGroups = 2;
+  static constexpr int kHalvesApart = 16;
   enum { kCodes, kScale };
   static constexpr Field kFields[] = {{1, 16}, {0, 1}};
   struct Raw {
@@ -52,6 +53,7 @@ __device__ __forceinline__ float half_ue4m3(uint32_t byte) {
 // 16 weights to a scale: the first 8 in the low halves of 8 bytes.
 struct NVFP4 : E2m1 {
   static constexpr int kType = 40, kBlock = 64, kBytes = 36, kGroups = 4, kSpan = 1;
+  static constexpr int kHalvesApart = 8;
   enum { kCodes, kScales };
   static constexpr Field kFields[] = {{4, 32}, {0, 4}};
   struct Raw {

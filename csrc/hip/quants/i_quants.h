@@ -352,7 +352,7 @@ struct IQ1_M : GridStep {
 };
 
 struct IQ4_NL : Block32<IQ4_NL, 4> {
-  static constexpr int kType = 20, kBytes = 18, kOffset = 0;
+  static constexpr int kType = 20, kBytes = 18, kOffset = 0, kHalvesApart = 16;
   static constexpr bool kMins = false;
   static constexpr int kLevels = 4;
   static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
@@ -373,7 +373,7 @@ struct IQ4_NL : Block32<IQ4_NL, 4> {
 
 // A step is two sub-blocks of 32.
 struct IQ4_XS : GridStep {
-  static constexpr int kType = 23, kBytes = 136, kSpan = 2;
+  static constexpr int kType = 23, kBytes = 136, kSpan = 2, kHalvesApart = 16;
   static constexpr int kLevels = 4;
   static constexpr __device__ __forceinline__ uint32_t level(int i) { return kIq4Levels.words[i]; }
   enum { kCodes, kScales, kScale };

@@ -283,6 +283,33 @@ constexpr bool kHasGrid = false;
 template <class T>
 constexpr bool kHasGrid<T, std::void_t<decltype(T::kGridEntries)>> = true;
 
+// 16 levels for a kernel that has x in the order of the halves of bytes. Of a selector above 7
+// comes the sign of a byte instead of the byte: from the first eight levels 0, or -1 if they are
+// negative, for which the others make up; from these 0.
+template <class T>
+struct PairedLevels : KeptLevels<T> {
+  static constexpr uint32_t kSigns = 0x80808080;
+  static constexpr bool kNegative = (T::level(0) & T::level(1) & kSigns) == kSigns;
+  static_assert(kNegative || ((T::level(0) | T::level(1)) & kSigns) == 0);
+  static_assert(((T::level(2) | T::level(3)) & kSigns) == 0);
+
+  __device__ __forceinline__ explicit PairedLevels(const uint32_t* from) : KeptLevels<T>(from) {
+    if constexpr (kNegative) this->words[2] += 0x01010101, this->words[3] += 0x01010101;
+  }
+  // sum + levels of the halves of four bytes . eight values of x.
+  __device__ __forceinline__ int dot(uint32_t bytes, uint32_t first, uint32_t last, int sum) const {
+    const uint32_t others = bytes ^ 0x88888888;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const auto x = static_cast<int>(i == 0 ? first : last);
+      const uint32_t low = select_bytes(this->words[0], this->words[1], bytes >> (16 * i));
+      const uint32_t high = select_bytes(this->words[2], this->words[3], others >> (16 * i));
+      sum = dot4(static_cast<int>(high), x, dot4(static_cast<int>(low), x, sum));
+    }
+    return sum;
+  }
+};
+
 // Tables that a kernel copies into LDS: kWords words, filled by fill(), read through an object.
 template <class T>
 using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T>, SharedLevels<T>>;

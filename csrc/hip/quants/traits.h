@@ -24,6 +24,8 @@
 //   dot<U>(raw, low, high)  unit U times 32 signed bytes of x, added to kDotZero, faster than by
 //                           decode(). Word j of the two has values j, 8 + j, 16 + j and 24 + j
 //   kDotUnit                what to multiply it by to get the dot product with decode()'s codes
+// A type with 16 levels (quants/tables.h), whose group G is words 2 G and 2 G + 1 of raw.codes, has
+//   kHalvesApart            how many weights the halves of a byte are apart: 8, or 16 if kSpan is 2
 // Scales are rounded as gguf-py rounds them (most are exact in float32), so that
 // add_rn(mul_rn(scale, code - kOffset), min) is its value to the bit.
 #pragma once
@@ -63,6 +65,16 @@ template <class T, typename = void>
 constexpr bool kHasDot = false;
 template <class T>
 constexpr bool kHasDot<T, std::void_t<decltype(T::kDotUnit)>> = true;
+
+// Where the matvec has x in the order of the halves of bytes, kHalvesApart, else 0: word i is then
+// values 2 i, 2 i + kHalvesApart, 2 i + 1 and 2 i + 1 + kHalvesApart of twice as many.
+template <class T, typename = void>
+constexpr int kPairedApart = 0;
+template <class T>
+constexpr int kPairedApart<T, std::void_t<decltype(T::kHalvesApart)>> =
+    kPairsHalves ? T::kHalvesApart : 0;
+template <class T>
+constexpr bool kPaired = kPairedApart<T> > 0;
 
 constexpr int largest_power_of_two(int n) { return n & -n; }
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
