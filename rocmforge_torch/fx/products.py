@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,8 @@ def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: C
     groups: dict[Hashable, list[Product]] = {}
     for like, product in mergeable(gm, memory, constants):
         groups.setdefault((like, product.qtype), []).append(product)
-    several = [p for p in groups.values() if len(p) > 1 and _same_arithmetic(p)]
+    apart = map(_of_several_weights, groups.values())
+    several = [p for p in apart if len(p) > 1 and _same_arithmetic(p)]
     merged = without_other_readers(everywhere, several, constants)
     stacks: dict[Hashable, fx.Node] = {}
     for product in [product for products in merged for product in products]:
@@ -145,6 +147,12 @@ def _merge_in(gm: fx.GraphModule, everywhere: list[fx.GraphModule], constants: C
     for products in merged:
         _merge(gm, products, constants, stacks)
     return bool(merged)
+
+
+def _of_several_weights(products: list[Product]) -> list[Product]:
+    """Those over weights that only one of them has; equal products are another pass's."""
+    counts = Counter(id(product.qweight) for product in products)
+    return [product for product in products if counts[id(product.qweight)] == 1]
 
 
 def mergeable(
