@@ -8,20 +8,26 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import get_decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx
 
+from rocmforge_torch.fx.counters import counters_first
+from rocmforge_torch.fx.cse import eliminate_common_subexpressions
+from rocmforge_torch.fx.folding import fold_static_inputs
 from rocmforge_torch.fx.graph_pass import GRAPH_PASSES, InductorPass, others_than
 from rocmforge_torch.fx.memory_plan import plan_memory
 from rocmforge_torch.fx.optimize import check_passes, run_passes
 from rocmforge_torch.fx.reinplace import reinplace
 from rocmforge_torch.fx.shapes import complete
-from rocmforge_torch.fx.static_inputs import merge_static_inputs
+from rocmforge_torch.fx.static_inputs import Arrange, merge_static_inputs
 
 PLANNED = 4  # the level of the memory plan
+# What passes do with weights where these are inputs: the pass, its level, what it is here.
+STATIC_INPUTS = (("merge", 2, merge_static_inputs), ("fuse", 3, fold_static_inputs))
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,21 @@ def rocmforge(
     chosen = Options.of(options)
     if mode is not None:
         raise ValueError(f"backend 'rocmforge' has options, no mode; got mode={mode!r}")
-    arrange = None
-    if not torch.is_grad_enabled() and chosen.level >= 2 and "merge" not in chosen.disable:
-        gm, example_inputs, arrange = merge_static_inputs(gm, example_inputs)
+    arrangements: list[Arrange] = []
+    for name, level, treat in STATIC_INPUTS:
+        if not torch.is_grad_enabled() and chosen.level >= level and name not in chosen.disable:
+            gm, example_inputs, arrange = treat(gm, example_inputs)
+            arrangements += [] if arrange is None else [arrange]
     compiled = (_with_inductor if chosen.inductor else _plain)(gm, example_inputs, chosen)
-    if arrange is None:
+    if not arrangements:
         return compiled
-    arranged = arrange
-    return lambda *args: compiled(*arranged(args))
+
+    def run(*args: Any) -> Any:
+        for arrange in arrangements:
+            args = (*arrange(args),)
+        return compiled(*args)
+
+    return run
 
 
 def _with_inductor(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
@@ -114,6 +127,10 @@ def _with_inductor(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) 
 
 def _plain(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
     def compiler(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        if options.level >= 1 and "cse" not in options.disable:
+            # Before writes are in the way of telling that two of these are the same.
+            eliminate_common_subexpressions(graph)
+        counters_first(graph)
         reinplace(graph)
         run_passes(graph, options.level, others_than(GRAPH_PASSES, options.disable), complete)
         if options.level == PLANNED and "plan" not in options.disable:
@@ -125,6 +142,7 @@ def _plain(gm: fx.GraphModule, inputs: Sequence[Any], options: Options) -> Any:
 
     backend = aot_autograd(
         fw_compiler=compiler,
+        decompositions=get_decompositions([torch.ops.aten.index_copy]),
         partition_fn=min_cut_rematerialization_partition,
         keep_inference_input_mutations=True,
     )

@@ -29,19 +29,15 @@ def merge_static_inputs(
         A graph with other inputs, examples of them, and what makes them of the old ones; or `gm`,
         its inputs and None if there is nothing to merge.
     """
-    merged = _copy(gm)
+    merged = copy_of(gm)
     inputs = merged.graph.find_nodes(op="placeholder")
-    static = {
-        node: value
-        for node, value in zip(inputs, example_inputs, strict=True)
-        if _is_static(node) and type(value) in (Tensor, torch.nn.Parameter) and _is_plain(value)
-    }
+    static = static_tensors(inputs, example_inputs)
     stacks: dict[fx.Node, list[fx.Node]] = {}
 
     def stack(gm: fx.GraphModule, parts: list[fx.Node]) -> fx.Node:
-        node = gm.graph.placeholder(f"stacked_{len(stacks)}")
-        node.meta["tensor_dict"] = dict(parts[0].meta["tensor_dict"])
-        node._dynamo_source = None  # it is nowhere in the program
+        first = static[parts[0]]
+        shape = (sum(static[part].shape[0] for part in parts), *first.shape[1:])
+        node = add_input(gm, f"stacked_{len(stacks)}", parts[0], first, shape)
         stacks[node] = parts
         return node
 
@@ -58,9 +54,7 @@ def merge_static_inputs(
     for node in merged.graph.find_nodes(op="placeholder"):
         parts = stacks.get(node)
         plan.append([position[part] for part in parts] if parts else position[node])
-        examples.append(
-            _like_a_stack([static[p] for p in parts]) if parts else example_inputs[position[node]]
-        )
+        examples.append(node.meta["val"] if parts else example_inputs[position[node]])
 
     def arrange(args: Sequence[Any]) -> list[Any]:
         return [args[i] if isinstance(i, int) else stacked([args[j] for j in i]) for i in plan]
@@ -68,17 +62,46 @@ def merge_static_inputs(
     return merged, examples, arrange
 
 
-def _like_a_stack(parts: list[Tensor]) -> Tensor:
-    """A fake tensor like `stacked(parts)`."""
+def static_tensors(
+    inputs: Sequence[fx.Node], example_inputs: Sequence[Any]
+) -> dict[fx.Node, Tensor]:
+    """The inputs that are parameters and buffers, whose gradient nobody wants."""
+    return {
+        node: value
+        for node, value in zip(inputs, example_inputs, strict=True)
+        if _is_static(node) and type(value) in (Tensor, torch.nn.Parameter) and _is_plain(value)
+    }
+
+
+def add_input(
+    gm: fx.GraphModule,
+    name: str,
+    source: fx.Node,
+    like: Tensor,
+    shape: Sequence[int] | None = None,
+) -> fx.Node:
+    """A new placeholder, where nodes are inserted, of what is made of static inputs.
+
+    Args:
+        gm: the graph.
+        name: of the placeholder.
+        source: one of the inputs.
+        like: a tensor of its dtype and device.
+        shape: of it, unless that is `like`'s.
+    """
     mode = TracingContext.get().fake_mode
     assert mode is not None, "Dynamo traces with fake tensors"
-    first = parts[0]
-    shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+    node = gm.graph.placeholder(name)
+    node.meta["tensor_dict"] = dict(source.meta["tensor_dict"])
+    node._dynamo_source = None  # it is nowhere in the program
     with mode:
-        return torch.empty(shape, dtype=first.dtype, device=first.device)
+        node.meta["val"] = torch.empty(
+            like.shape if shape is None else shape, dtype=like.dtype, device=like.device
+        )
+    return node
 
 
-def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd takes for what Dynamo captured."""
     made = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     made.meta = dict(gm.meta)

@@ -361,3 +361,12 @@ def test_a_plan_needs_no_leave_of_gradients() -> None:
     x = torch.randn(8, requires_grad=True)
     function = compiled(lambda x: (x.sin().exp().cos() > 0.5).sum(), level=4)
     assert torch.equal(function(x), (x.sin().exp().cos() > 0.5).sum())
+
+
+@torch.inference_mode()
+def test_one_weight_is_not_stacked_on_itself() -> None:
+    """Not even where a program computes the same product twice."""
+    layer = linear(16).eval()
+    step = compiled(lambda x: torch.cat([layer(x), layer(x) * 2], -1))
+    x = torch.randn(2, HIDDEN)
+    close(step(x), torch.cat([layer(x), layer(x) * 2], -1))

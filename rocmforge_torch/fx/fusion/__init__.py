@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from rocmforge_torch.fx.fusion.cache import rotate_and_write
+from rocmforge_torch.fx.fusion.cache import rotate_and_write, rotate_and_write_anew
 from rocmforge_torch.fx.fusion.gated import activate_and_multiply, gated_product
 from rocmforge_torch.fx.fusion.norm_products import norm_and_multiply
 from rocmforge_torch.fx.fusion.norms import add_and_norm, norm_and_add, weight_of_constants
 from rocmforge_torch.fx.fusion.patterns import Rewrite
 from rocmforge_torch.fx.fusion.products import add_bias
+from rocmforge_torch.fx.fusion.rotation import rotated
 from rocmforge_torch.fx.fusion.written_norms import (
     between_conversions,
     norm_of_torch,
@@ -28,15 +29,18 @@ REWRITES: tuple[Rewrite, ...] = (
     between_conversions,
     norm_of_torch,
     weight_of_constants,
-    add_and_norm,
-    norm_and_add,
     activate_and_multiply,
     gated_product,
     add_bias,
-    rotate_and_write,
+    rotated,
 )
-# These hide ops that the others look for.
-LAST_REWRITES: tuple[Rewrite, ...] = (norm_and_multiply,)
+# Later ones hide ops that earlier ones look for: a norm must have its weight before it is joined
+# with anything.
+STAGES: tuple[tuple[Rewrite, ...], ...] = (
+    REWRITES,
+    (add_and_norm, norm_and_add, rotate_and_write, rotate_and_write_anew),
+    (norm_and_multiply,),
+)
 
 
 def fuse(gm: fx.GraphModule) -> PassResult:
@@ -52,7 +56,7 @@ def fuse(gm: fx.GraphModule) -> PassResult:
 def _fuse(gm: fx.GraphModule) -> bool:
     resolve_overloads(gm)
     modified = False
-    for rewrites in (REWRITES, LAST_REWRITES):
+    for rewrites in STAGES:
         while _sweep(gm, rewrites):
             modified = True
     return modified

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from rocmforge_torch.fx.fusion.activations import activation
 from rocmforge_torch.fx.fusion.patterns import (
     arguments,
     aten,
@@ -20,8 +21,6 @@ from rocmforge_torch.fx.fusion.patterns import (
 from rocmforge_torch.fx.memory import Memory
 
 MULS = (aten.mul.Tensor, operator.mul, torch.mul)
-SILUS = (aten.silu.default, torch.nn.functional.silu)
-GELUS = (aten.gelu.default, torch.nn.functional.gelu)
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.chunk.default)
 GATED: dict[Any, str] = {rocmforge.silu_mul.default: "silu", rocmforge.gelu_mul.default: "gelu"}
 
@@ -33,13 +32,14 @@ def activate_and_multiply(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Nod
     for activated, up in (node.args, reversed(node.args)):
         if not isinstance(activated, fx.Node) or not same_shape_and_dtype(activated, up):
             continue
-        fused = _gated_op(activated)
-        if fused is None or len(activated.users) != 1 or is_written(activated, memory):
+        found = activation(activated)
+        if found is None or len(activated.users) != 1 or is_written(activated, memory):
             continue
-        if not unchanged_between(activated.args[:1], activated, node, memory):
+        fused, gate = found
+        if not unchanged_between((gate,), gate, node, memory):
             continue
         with node.graph.inserting_before(node):
-            product = node.graph.call_function(fused, (activated.args[0], up))
+            product = node.graph.call_function(fused, (gate, up))
         return {node: product}
     return None
 
@@ -62,14 +62,6 @@ def gated_product(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | Non
     with node.graph.inserting_before(node):
         fused = node.graph.call_function(rocmforge.quant_matmul_gated.default, given)
     return {node: fused}
-
-
-def _gated_op(activated: fx.Node) -> Any:
-    if activated.target in SILUS and not activated.kwargs.get("inplace", False):
-        return rocmforge.silu_mul.default
-    if activated.target in GELUS and activated.kwargs.get("approximate") == "tanh":
-        return rocmforge.gelu_mul.default
-    return None
 
 
 def _parent_of_halves(gate: Any, up: Any) -> fx.Node | None:

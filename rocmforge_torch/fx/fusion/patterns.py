@@ -16,6 +16,8 @@ aten, rocmforge = torch.ops.aten, torch.ops.rocmforge
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 ADDS = (aten.add.Tensor, operator.add, torch.add)
 
+CONVERSIONS = ("to", "_to_copy", "type_as", "float", "half", "bfloat16", "convert_element_type")
+
 # What stands for the old nodes, new ones inserted; None where the pattern is not there.
 Rewrite = Callable[[fx.Node, Memory], dict[fx.Node, fx.Node] | None]
 
@@ -30,7 +32,8 @@ def name_of(node: Any) -> str:
     if node.op == "call_method":
         return str(target)
     if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.partition("::")[2] if target.namespace == "aten" else ""
+        known = target.namespace in ("aten", "prims")  # Inductor turns some of the first into these
+        return target._schema.name.partition("::")[2] if known else ""
     if node.op != "call_function":
         return ""
     if target in _OPERATORS:
@@ -55,6 +58,17 @@ def value_of(node: Any) -> Tensor | None:
 
 def is_written(node: fx.Node, memory: Memory) -> bool:
     return memory.group(node) in memory.written or node in memory.reshaped
+
+
+def is_conversion(node: Any) -> bool:
+    """Whether a node changes the dtype of a tensor and nothing else."""
+    if name_of(node) not in CONVERSIONS or not isinstance(node.args[0], fx.Node):
+        return False
+    old, new = value_of(node.args[0]), value_of(node)
+    if old is None or new is None or old.device != new.device:
+        return False
+    layouts = [repr((tuple(t.shape), t.stride())) for t in (old, new)]
+    return layouts[0] == layouts[1] and new.is_floating_point()
 
 
 def can_move(weight: Any) -> bool:

@@ -9,6 +9,7 @@ from torch import fx
 
 from rocmforge_torch.fx.fusion.patterns import (
     arguments,
+    is_conversion,
     is_written,
     name_of,
     rocmforge,
@@ -19,7 +20,6 @@ from rocmforge_torch.fx.fusion.patterns import (
 from rocmforge_torch.fx.memory import Memory
 
 rms_norm = rocmforge.rms_norm.default
-CONVERSIONS = ("to", "_to_copy", "type_as", "float", "half", "bfloat16")
 ASSERTIONS = ("_assert_tensor_metadata",)
 
 
@@ -64,11 +64,11 @@ def times_weight(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None
 
 def between_conversions(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     """rms_norm(x.float()) in x's dtype -> rms_norm(x)."""
-    normed = node.args[0] if _is_conversion(node) else None
+    normed = node.args[0] if is_conversion(node) else None
     if not isinstance(normed, fx.Node) or normed.target is not rms_norm:
         return None
     wide, weight, eps = arguments(normed, "x", "weight", "eps")
-    if not _is_conversion(wide) or not _only_reader(normed, node):
+    if not is_conversion(wide) or not _only_reader(normed, node):
         return None
     x = wide.args[0]
     if not same_shape_and_dtype(node, x) or not _stays(node, x):
@@ -149,17 +149,6 @@ def _square_in_mean(mean: Any, x: fx.Node) -> fx.Node | None:
         return None
     forms = {"square": (x,), "pow": (x, 2), "mul": (x, x)}
     return square if square.args == forms.get(name_of(square)) else None
-
-
-def _is_conversion(node: Any) -> bool:
-    """Whether a node changes the dtype of a tensor and nothing else."""
-    if name_of(node) not in CONVERSIONS or not isinstance(node.args[0], fx.Node):
-        return False
-    old, new = value_of(node.args[0]), value_of(node)
-    if old is None or new is None or old.device != new.device:
-        return False
-    layouts = [repr((tuple(t.shape), t.stride())) for t in (old, new)]
-    return layouts[0] == layouts[1] and new.is_floating_point()
 
 
 def _is_weight(weight: Any, x: Any) -> bool:
