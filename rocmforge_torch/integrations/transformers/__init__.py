@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from .cache import RocmForgeCache
 from .from_gguf import from_gguf
 from .loader import disable, enable
 from .quantizer import RocmForgeConfig
 from .tokenizer import tokenizer_from_gguf
 
-__all__ = ["RocmForgeConfig", "disable", "enable", "from_gguf", "tokenizer_from_gguf"]
+__all__ = [
+    "RocmForgeCache",
+    "RocmForgeConfig",
+    "disable",
+    "enable",
+    "from_gguf",
+    "tokenizer_from_gguf",
+]

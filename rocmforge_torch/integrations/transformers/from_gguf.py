@@ -15,6 +15,8 @@ from ...models import DecoderConfig
 from ...models.causal_lm import FLOATS
 from ...models.weights import Weights
 from ...nn.rope import inverse_frequencies
+from .attention import register
+from .fused import fuse_
 from .model_config import huggingface_model, model_options
 from .quantizer import METHOD, RocmForgeConfig, RocmForgeQuantizer
 from .weights import state_dict
@@ -27,6 +29,7 @@ def from_gguf(
     path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    fuse: bool = False,
     **kw: Any,
 ) -> transformers.PreTrainedModel:
     """Load a GGUF file into transformers' own model class; the weights stay quantized.
@@ -39,7 +42,11 @@ def from_gguf(
         path: the file; of a split model, any shard.
         device: where the model computes.
         dtype: the dtype of activations and logits; by default float32 on the CPU, else bfloat16.
-        kw: for `from_pretrained`, such as `attn_implementation="eager"`.
+        fuse: whether projections of one input (query, key and value; gate and up) are made one
+            matrix, where their types agree. In the places of those `nn.Linear` are
+            `FusedProjection`s then; compiled steps have as many products fewer.
+        kw: for `from_pretrained`, such as `attn_implementation="eager"`; attention is this
+            package's op unless that says otherwise (or the class takes none from outside).
 
     Raises:
         GGUFError: the file is no valid GGUF, its architecture is none of docs/models.md, it says
@@ -62,6 +69,9 @@ def from_gguf(
     with torch.device("meta"):
         shapes = model_class(hf_config)
     state = state_dict(shapes, config, file, row.norm_offset)
+    attention = register()
+    if model_class._supports_attention_backend:
+        kw = {"attn_implementation": attention, **kw}
     model: transformers.PreTrainedModel = model_class.from_pretrained(
         None, config=hf_config, state_dict=state, dtype=dtype, **kw
     )
@@ -72,6 +82,8 @@ def from_gguf(
         loaded.tensors.release()
         nn.Module.to(model, device)
     model.requires_grad_(False)
+    if fuse:
+        fuse_(model)
     vars(model).update(
         hf_quantizer=_FromFile(RocmForgeConfig()), is_quantized=True, quantization_method=METHOD
     )
