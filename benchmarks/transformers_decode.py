@@ -1,12 +1,13 @@
 """Decoding in transformers on a GGUF file, beside this package's engine: tokens a second.
 
 usage: python -m benchmarks.transformers_decode MODEL.gguf [--device cuda] [--tokens 32]
-           [--no-compile]
+           [--ways 'WAY;WAY'] [--no-compile]
 
 Greedy decoding from the same prompt with a cache of fixed size, one sequence: our engine (on a GPU
-its loop of captured graphs), transformers' model of `from_gguf` in eager mode, the same compiled
-(`fullgraph=True`) and, on a GPU, the step of these captured in a CUDA or HIP graph. The best of
-three rounds counts; all are timed in turn in one process.
+its loop of captured graphs), transformers' model of `from_gguf` with a `RocmForgeCache` in eager
+mode, its step of one token compiled (`fullgraph=True`) and, on a GPU, captured in a CUDA or HIP
+graph. "sdpa" is transformers' own attention and `StaticCache`. The best of three rounds counts; all
+are timed in turn in one process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,9 +25,10 @@ from torch import Tensor
 from transformers import StaticCache
 
 from rocmforge_torch import extension, load_model
+from rocmforge_torch.fx.backend import rocmforge
 from rocmforge_torch.generate import SamplingParams, generate_tokens
 from rocmforge_torch.graphs import GraphedDecode
-from rocmforge_torch.integrations.transformers import from_gguf
+from rocmforge_torch.integrations.transformers import RocmForgeCache, from_gguf
 
 ROUNDS = 3
 PROMPT = tuple(range(1000, 1016))
@@ -78,8 +82,11 @@ def engine(path: str, device: str, room: int) -> Decode:
 class Captured:
     """A step of one token as a graph: the tensors that it reads and writes stay where they are."""
 
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor], device: str) -> None:
+    def __init__(
+        self, step: Callable[[Tensor, Tensor], Tensor], device: str, at_rest: bool
+    ) -> None:
         self._step = step
+        self._early = extension.inputs_at_rest if at_rest else nullcontext
         self._ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._position = torch.zeros(1, 1, dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -94,17 +101,56 @@ class Captured:
             return self._step(self._ids, self._position)
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            with extension.inputs_at_rest(), torch.cuda.graph(graph):
+            with self._early(), torch.cuda.graph(graph):
                 self._logits = self._step(self._ids, self._position)
             self._graph = graph
         self._graph.replay()
         return self._logits
 
 
+@dataclass(frozen=True)
+class Way:
+    """How transformers decodes.
+
+    Attributes:
+        backend: what compiles the step, if anything does.
+        options: of the backend.
+        captured: whether the step is captured in a graph.
+        fuse: whether projections are fused, which is for compiled steps.
+        attention: the `attn_implementation`.
+        at_rest: whether kernels of the captured step may read slots and lengths early: not where a
+            compiler decides where in the step these are computed.
+    """
+
+    backend: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    captured: bool = False
+    fuse: bool = False
+    attention: str = "rocmforge"
+    at_rest: bool = True
+
+
+# The backend by itself, not by its name: that is known where the package is installed.
+OURS: dict[str, Any] = {"backend": rocmforge, "fuse": True}
+PASSES = {"inductor": False}
+WAYS = {
+    "eager": Way(),
+    "compiled by inductor": Way("inductor", fuse=True),
+    "compiled by rocmforge": Way(**OURS, options=PASSES),
+    "captured": Way(captured=True),
+    "sdpa, captured": Way(captured=True, attention="sdpa"),
+    "compiled by inductor, captured": Way("inductor", fuse=True, captured=True, at_rest=False),
+    "compiled by rocmforge, captured": Way(**OURS, options=PASSES, captured=True),
+    "compiled by both, captured": Way(**OURS, captured=True, at_rest=False),
+}
+
+
 def theirs(path: str, device: str, room: int, how: str) -> Decode:
-    model = from_gguf(path, device)
+    way = WAYS[how]
+    model = from_gguf(path, device, fuse=way.fuse, attn_implementation=way.attention)
     # One cache: a compiled or captured step must find the tensors that it was made with.
-    cache = StaticCache(model.config, max_cache_len=room)
+    own = way.attention == "rocmforge"
+    cache = RocmForgeCache(model, room) if own else StaticCache(model.config, max_cache_len=room)
 
     def forward(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
         def run(ids: Tensor, positions: Tensor) -> Tensor:
@@ -116,11 +162,11 @@ def theirs(path: str, device: str, room: int, how: str) -> Decode:
         return run
 
     eager = step = forward(model)
-    if "compiled" in how:
-        backend = "rocmforge" if "rocmforge" in how else "inductor"
-        step = forward(torch.compile(model, fullgraph=True, backend=backend))
-    if "captured" in how:
-        step = Captured(step, device)
+    if way.backend:
+        options = dict(way.options) or None
+        step = forward(torch.compile(model, fullgraph=True, backend=way.backend, options=options))
+    if way.captured:
+        step = Captured(step, device, way.at_rest)
 
     def start() -> Step:
         cache.reset()
@@ -143,25 +189,37 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--ways", help="separated by ';': " + "; ".join(WAYS))
     args = parser.parse_args()
     room = len(PROMPT) + args.tokens + 2
-    ways = ["eager", *([] if args.no_compile else ["compiled"])]
-    if args.device != "cpu":
-        both = ["compiled, captured", "compiled by rocmforge, captured"]
-        ways += ["captured", *([] if args.no_compile else both)]
+    ways = (
+        args.ways.split(";")
+        if args.ways
+        else [
+            name
+            for name, way in WAYS.items()
+            if not (way.captured and args.device == "cpu") and not (way.backend and args.no_compile)
+        ]
+    )
     runs = {"engine": engine(args.model, args.device, room)}
     runs |= {way: theirs(args.model, args.device, room, way) for way in ways}
-    for decode in runs.values():
+    ready = {}
+    for name, decode in runs.items():
+        begin = time.perf_counter()
         decode(2)
+        ready[name] = time.perf_counter() - begin
     results = {name: [decode(args.tokens) for _ in range(ROUNDS)] for name, decode in runs.items()}
     best = {name: min(seconds for seconds, _ in result) for name, result in results.items()}
-    print(f"\n{'':32}{'tokens/s':>10}{'of engine':>12}{'same tokens':>13}")
+    print(f"\n{'':32}{'tokens/s':>10}{'of engine':>12}{'same tokens':>13}{'ready in':>10}")
     for name, seconds in best.items():
         same = sum(
             a == b for a, b in zip(results[name][0][1], results["engine"][0][1], strict=True)
         )
         share = best["engine"] / seconds
-        print(f"{name:32}{1 / seconds:10.1f}{share:12.0%}{same:>10}/{args.tokens + 1}")
+        print(
+            f"{name:32}{1 / seconds:10.1f}{share:12.0%}{same:>10}/{args.tokens + 1:<2}"
+            f"{ready[name]:8.1f} s"
+        )
     record = {"device": args.device, "threads": torch.get_num_threads(), "seconds_per_token": best}
     print(json.dumps(record))
 
