@@ -75,6 +75,15 @@ def test_a_rotation(dtype: torch.dtype, batch: int, shared: bool, scale: float) 
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=tolerance)
 
 
+def test_one_token_of_one_head() -> None:
+    """Where views of it are the tensor itself."""
+    x, positions = torch.randn(2, 1, 1, SIZE), torch.tensor([[4], [9]])
+    graph, rotations = traced(Rotated(), x, positions)
+    assert rotations == 1
+    assert not graph.graph.find_nodes(op="call_function", target=torch.ops.aten.transpose.int)
+    torch.testing.assert_close(graph(x, positions), Rotated()(x, positions))
+
+
 @pytest.mark.parametrize(
     "module",
     [

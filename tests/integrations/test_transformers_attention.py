@@ -167,6 +167,8 @@ def test_a_cache_is_cropped_and_reset(tmp_path: Path) -> None:
     assert int(cache.get_seq_length()) == 10
     again = model(input_ids[:, 10:], past_key_values=cache).logits.log_softmax(-1)
     assert (again - want[:, 10:]).abs().max() <= TOLERANCE
+    with pytest.raises(RuntimeError, match="negative number, of tokens to forget, got 2"):
+        cache.crop(2)
     cache.reset()
     assert torch.equal(steps(model, input_ids, cache), want)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from rocmforge_torch.fx.fusion.patterns import (
     arguments,
@@ -68,7 +68,7 @@ def rotated(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
         rope = graph.call_function(rocmforge.rope.default, given)
         rope.meta["val"] = out.transpose(1, 2)
         swaps = [user for user in node.users if _is_swap(user)]
-        if len(swaps) == len(node.users):
+        if len(swaps) == len(node.users) or _are_one(out):
             return dict.fromkeys([node, *swaps], rope)
         back = graph.call_function(aten.transpose.int, (rope, 1, 2))
     return {node: back, **dict.fromkeys(swaps, rope)}
@@ -217,6 +217,11 @@ def _is_swap(node: fx.Node) -> bool:
     return given in SWAPS.get(name_of(node), ())
 
 
+def _are_one(value: Tensor) -> bool:
+    """Whether there is one head and one token, so that a swap of them is no node of its own."""
+    return all(isinstance(size, int) and size == 1 for size in value.shape[1:3])
+
+
 def _swapped(x: fx.Node, reader: fx.Node, memory: Memory) -> fx.Node:
     """x with tokens before heads, by taking back a swap where there was one; a norm of single
     heads, as Gemma's, may stand behind it."""
@@ -224,6 +229,8 @@ def _swapped(x: fx.Node, reader: fx.Node, memory: Memory) -> fx.Node:
         source = x.args[0]
         assert isinstance(source, fx.Node)
         return source
+    if _are_one(x.meta["val"]):
+        return x
     if x.target is rms_norm:
         inner, weight, eps = arguments(x, "x", "weight", "eps")
         if _is_swap(inner) and unchanged_between((inner, weight), x, reader, memory):

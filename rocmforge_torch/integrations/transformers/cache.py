@@ -128,6 +128,15 @@ class RocmForgeLayer(StaticLayer):
         return self.keys.transpose(1, 2), self.values.transpose(1, 2)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens; the number is negative, as transformers has it."""
+        """Forget the last tokens; the number is negative, as transformers has it.
+
+        Raises:
+            RuntimeError: it is positive.
+        """
+        if tokens_to_remove > 0:
+            raise RuntimeError(
+                "a RocmForgeCache is cropped by a negative number, of tokens to forget, got "
+                f"{tokens_to_remove}"
+            )
         if self._counts:
-            super().crop(tokens_to_remove)
+            self.cumulative_length.add_(tokens_to_remove)
