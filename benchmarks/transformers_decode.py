@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -145,17 +146,30 @@ WAYS = {
 }
 
 
+# Compiling by Inductor takes minutes: on demand.
+USUAL = {
+    True: ("eager", "compiled by rocmforge"),  # on the CPU
+    False: ("eager", "captured", "sdpa, captured", "compiled by rocmforge, captured"),
+}
+
+
+@cache
+def loaded(path: str, device: str, fuse: bool, attention: str) -> Any:
+    """A model, which all ways share that need the same one."""
+    return from_gguf(path, device, fuse=fuse, attn_implementation=attention)
+
+
 def theirs(path: str, device: str, room: int, how: str) -> Decode:
     way = WAYS[how]
-    model = from_gguf(path, device, fuse=way.fuse, attn_implementation=way.attention)
+    model = loaded(path, device, way.fuse, way.attention)
     # One cache: a compiled or captured step must find the tensors that it was made with.
     own = way.attention == "rocmforge"
-    cache = RocmForgeCache(model, room) if own else StaticCache(model.config, max_cache_len=room)
+    kept = RocmForgeCache(model, room) if own else StaticCache(model.config, max_cache_len=room)
 
     def forward(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
         def run(ids: Tensor, positions: Tensor) -> Tensor:
             logits: Tensor = model(
-                ids, position_ids=positions, past_key_values=cache, logits_to_keep=1
+                ids, position_ids=positions, past_key_values=kept, logits_to_keep=1
             ).logits
             return logits[:, -1]
 
@@ -169,7 +183,7 @@ def theirs(path: str, device: str, room: int, how: str) -> Decode:
         step = Captured(step, device, way.at_rest)
 
     def start() -> Step:
-        cache.reset()
+        kept.reset()
 
         def run(ids: Tensor, position: int) -> Tensor:
             count = ids.shape[1]
@@ -192,15 +206,10 @@ def main() -> None:
     parser.add_argument("--ways", help="separated by ';': " + "; ".join(WAYS))
     args = parser.parse_args()
     room = len(PROMPT) + args.tokens + 2
-    ways = (
-        args.ways.split(";")
-        if args.ways
-        else [
-            name
-            for name, way in WAYS.items()
-            if not (way.captured and args.device == "cpu") and not (way.backend and args.no_compile)
-        ]
-    )
+    usual = [
+        way for way in USUAL[args.device == "cpu"] if not (WAYS[way].backend and args.no_compile)
+    ]
+    ways = args.ways.split(";") if args.ways else usual
     runs = {"engine": engine(args.model, args.device, room)}
     runs |= {way: theirs(args.model, args.device, room, way) for way in ways}
     ready = {}

@@ -223,3 +223,19 @@ def test_what_the_op_does_not_add_to_scores() -> None:
     hidden = ~torch.ones(4, 4, dtype=torch.bool).tril()
     want = functional.scaled_dot_product_attention(q, k, v, bias.masked_fill(hidden, -torch.inf))
     torch.testing.assert_close(got, want.transpose(1, 2))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sinks_and_a_soft_cap(masked: bool) -> None:
+    """A sink is one more score, of a key without a value."""
+    q, k, v = torch.randn(3, 1, 2, 4, 16).unbind(0)
+    sinks, lengths = torch.randn(2), torch.tensor([4], dtype=torch.int32)
+    seen = visible(lengths, 0, 4, 4)
+    mask = seen if masked else causal_mask(lengths)
+    got, _ = attention_forward(torch.nn.Module(), q, k, v, mask, softcap=3.0, s_aux=sinks)
+    scores = (3 * torch.tanh(q @ k.mT / 4 / 3)).masked_fill(~seen, -torch.inf)
+    scores = torch.cat([scores, sinks.view(1, 2, 1, 1).expand(1, 2, 4, 1)], -1)
+    want = scores.softmax(-1)[..., :4] @ v
+    torch.testing.assert_close(got, want.transpose(1, 2))
+    with pytest.raises(ValueError, match="no dropout and no position_bias together with"):
+        attention_forward(torch.nn.Module(), q, k, v, mask, dropout=0.1, s_aux=sinks)

@@ -4,7 +4,7 @@
 masks; `from_gguf` calls it. A causal mask becomes a number of keys a sequence (`causal_mask.py`),
 and the op reads the cache where it lies: nothing is repeated for the heads of a group, and no mask
 is written. What the op does not compute goes through transformers' "sdpa", or, where that has no
-soft cap, through the op's reference.
+soft cap and no sinks, through the op's reference.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kw: Any,
 ) -> tuple[Tensor, None]:
     """Attention as a layer of transformers calls it.
@@ -105,27 +107,42 @@ def attention_forward(
         scaling: of the scores; 1/sqrt(D) if it is None.
         dropout: of the weights.
         softcap: of the scores.
-        kw: what else the layer says; `position_bias` is added to the scores.
+        s_aux: sinks [H], a score of each head that no key has.
+        position_bias: added to the scores.
+        kw: what else the layer says.
 
     Returns:
         [B, T, H, D], and None: the weights are never there.
+
+    Raises:
+        ValueError: dropout or a bias of positions together with a soft cap or sinks.
     """
+    only_ours = bool(softcap) or s_aux is not None
+    only_sdpa = bool(dropout) or position_bias is not None
+    if only_ours and only_sdpa:
+        raise ValueError(
+            "attn_implementation='rocmforge' has no dropout and no position_bias together with a "
+            "soft cap or sinks; use 'eager'"
+        )
+    # The op's derivative holds all scores in memory; that of "sdpa" does not.
+    trains = torch.is_grad_enabled() and query.requires_grad and not only_ours
+    fits = query.device.type == "cpu" or max(query.shape[3], value.shape[3]) <= MOST_VALUES
+    sinks = None if s_aux is None else s_aux.float()
     lengths = lengths_and_window(attention_mask)
-    if lengths is not None and _op_computes(query, value, dropout, softcap, kw):
+    if lengths is not None and fits and not (only_sdpa or trains):
         seq_lens, window = lengths
-        key, value = key.transpose(1, 2), value.transpose(1, 2)
-        places = seq_lens, None
-        options = scaling, True, window, softcap or 0.0
-        return attention(query.transpose(1, 2), key, value, *places, *options), None
+        states = (x.transpose(1, 2) for x in (query, key, value))
+        options = None, scaling, True, window, softcap or 0.0, sinks
+        return attention(*states, seq_lens, *options), None
     if lengths is not None:
         attention_mask = _as_sdpa_takes_it(*lengths, query.shape[2], key.shape[2])
         kw["is_causal"] = True
     key, value = (_values(x, query) for x in (key, value))
-    if softcap and not dropout:
-        return _with_softcap(query, key, value, attention_mask, scaling, softcap), None
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout, scaling, softcap=softcap, **kw
-    )
+    if only_ours:
+        how = scaling, softcap or 0.0, sinks
+        return _by_reference(query, key, value, attention_mask, *how), None
+    kw["position_bias"] = position_bias
+    return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kw)
 
 
 def _has_no_padding(attention_mask: Tensor | None) -> bool:
@@ -138,18 +155,6 @@ def _has_no_padding(attention_mask: Tensor | None) -> bool:
     if attention_mask.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
     return bool(attention_mask.all())
-
-
-def _op_computes(
-    query: Tensor, value: Tensor, dropout: float, softcap: float | None, kw: dict[str, Any]
-) -> bool:
-    if dropout or kw.get("position_bias") is not None or kw.get("s_aux") is not None:
-        return False
-    # The op's derivative holds all scores in memory; that of "sdpa", which has no soft cap, not.
-    if torch.is_grad_enabled() and query.requires_grad and not softcap:
-        return False
-    heads = query.shape[3], value.shape[3]
-    return query.device.type == "cpu" or max(heads) <= MOST_VALUES
 
 
 def _as_sdpa_takes_it(seq_lens: Tensor, window: int, queries: int, keys: int) -> Tensor | None:
@@ -165,11 +170,17 @@ def _values(stored: Tensor, query: Tensor) -> Tensor:
     return cache_format(stored, query.shape[-1]).decode(stored).to(query.dtype)
 
 
-def _with_softcap(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: Any, softcap: float
+def _by_reference(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Attention of any mask, bool or float, by the op's reference; None is a causal one."""
+    """Attention under any mask, bool or float, None for a causal one; states [B, H, T, D]."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    full = torch.full((query.shape[0],), key.shape[1], dtype=torch.int32, device=query.device)
-    options = None, scaling, mask is None, 0, softcap
-    return reference.attention(query, key, value, full, *options, mask=mask)
+    whole = torch.full((query.shape[0],), key.shape[1], dtype=torch.int32, device=query.device)
+    options = None, scaling, mask is None, 0, softcap, sinks
+    return reference.attention(query, key, value, whole, *options, mask=mask)
