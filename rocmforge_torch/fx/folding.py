@@ -17,7 +17,7 @@ LARGEST = 1 << 16  # elements, of what is kept beside the weights
 def fold_static_inputs(
     gm: fx.GraphModule, example_inputs: Sequence[Any]
 ) -> tuple[fx.GraphModule, list[Any], Arrange | None]:
-    """Vectors that are computed of parameters and buffers alone become inputs.
+    """Vectors that are computed of parameters alone become inputs.
 
     Args:
         gm: what Dynamo captured; it stays as it is.
@@ -29,7 +29,10 @@ def fold_static_inputs(
     """
     folded = copy_of(gm)
     inputs = folded.graph.find_nodes(op="placeholder")
-    vectors = _vectors(folded.graph, set(static_tensors(inputs, example_inputs)))
+    static = static_tensors(inputs, example_inputs)
+    # Buffers may be what a step counts with, which replays of a captured graph would not see.
+    weights = {node for node, tensor in static.items() if isinstance(tensor, torch.nn.Parameter)}
+    vectors = _vectors(folded.graph, weights)
     if not vectors:
         return gm, list(example_inputs), None
     program, sources = _program(vectors)
@@ -82,7 +85,9 @@ def _vectors(graph: fx.Graph, static: set[fx.Node]) -> list[fx.Node]:
         is_call = node.op in ("call_function", "call_method")
         if not (is_call and read and constant.issuperset(read) and behaviour.is_functional):
             continue
-        if not isinstance(value, Tensor) or value.dim() != 1 or value.numel() > LARGEST:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if value.dim() != 1 or value.numel() > LARGEST:
             continue
         constant.add(node)
         # What may be its input seen in another way is no work saved.
