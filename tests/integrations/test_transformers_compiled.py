@@ -207,3 +207,23 @@ def test_a_weight_that_is_written_to_is_folded_again(
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     adds = [node for node in graphs[0].nodes if node.target is torch.ops.aten.add.Tensor]
     assert not [node for node in adds if any(type(one) is float for one in node.args)]
+
+
+@torch.inference_mode()
+def test_the_demo_model(demo_model_path: Path, graphs: list[fx.Graph]) -> None:
+    """One key head, and layers whose values have a type, and so a product, of their own."""
+    model = from_gguf(demo_model_path, fuse=True)
+    plain = from_gguf(demo_model_path, attn_implementation="eager")
+    input_ids = torch.randint(
+        1000, 200000, (1, PROMPT + 2), generator=torch.Generator().manual_seed(0)
+    )
+    want = plain(input_ids, use_cache=False).logits
+    step = torch.compile(model, backend=rocmforge, fullgraph=True, options=PLAIN)
+    got = steps(model, step, input_ids, RocmForgeCache(model, ROOM))
+    difference = (got - want[:, PROMPT:].log_softmax(-1)).abs().max()
+    assert difference <= TOLERANCE * want.std()  # as in test_transformers_demo.py
+    found, layers = kernels(graphs[0]), len(model.model.layers)
+    assert found["rope_kv_cache_write_"] == found["attention"] == layers
+    products = found["norm_quant_matmul"] + found["quant_matmul"]
+    assert products <= 5 * layers + 1
+    assert found["others"] <= MOST_OTHERS
