@@ -100,6 +100,13 @@ def test_what_is_none(module: nn.Module) -> None:
     torch.testing.assert_close(graph(x, positions), module(x, positions))
 
 
+def test_a_dtype_that_the_op_has_not() -> None:
+    x, positions = torch.randn(1, TOKENS, HEADS, SIZE).double(), torch.arange(TOKENS)[None]
+    graph, rotations = traced(Rotated(), x, positions)
+    assert rotations == 0
+    assert torch.equal(graph(x, positions), Rotated()(x, positions))
+
+
 def test_positions_that_move_on() -> None:
     """What is written to after the angles were computed is read as it was then."""
     x, positions = torch.randn(1, TOKENS, HEADS, SIZE), torch.arange(TOKENS)[None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rocmforge_torch.fx.fusion.patterns import (
+    FLOATS,
     arguments,
     aten,
     is_conversion,
@@ -54,7 +55,7 @@ def rotated(node: fx.Node, memory: Memory) -> dict[fx.Node, fx.Node] | None:
     out, source = value_of(node), value_of(x)
     if out is None or source is None or out.dtype != source.dtype:
         return None
-    if not out.transpose(1, 2).is_contiguous():
+    if out.dtype not in FLOATS or not out.transpose(1, 2).is_contiguous():
         return None
     graph = node.graph
     positions = _positions(angles, x, memory)
