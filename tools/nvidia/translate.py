@@ -54,7 +54,8 @@ BODIES = {
     "kept_address": "return pointer;",
     "wave_shuffle_xor": "return host_cuda::shuffle_xor(value, mask);",
     "wave_barrier": "host_cuda::meet_warp();",
-    "void launch_early": "host_cuda::launch(kernel, grid, block, lds, args...);",
+    "bool is_for_hopper": "return false;",
+    "void launch_early_clusters": "host_cuda::launch(kernel, grid, block, lds, args...);",
     "let_next_begin": "",
     "follow_previous": "host_cuda::follow_previous();",
 }
