@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from ...nn import QuantLinear
 from ...nn.projections import Projections
 from ...tensor import GGUFTensor
+from ...tuning.in_force import most_fused_rows
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# Rows of x for which all of a packed matrix is multiplied to get a part of the result: its rows
-# are not apart, and up to here unpacking them takes longer.
-MOST_ROWS = 128
 quant_matmul = torch.ops.rocmforge.quant_matmul.default
 unpack_weight = torch.ops.rocmforge.unpack_weight.default
 
@@ -42,13 +40,18 @@ class FusedProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] -> [..., sizes[index]]."""
         layer, packed = self.layer, self.layer.layout == 1
-        is_small = packed and x.numel() <= MOST_ROWS * layer.in_features
-        if torch.compiler.is_compiling() or is_small:
+        if torch.compiler.is_compiling() or (packed and self._is_small(x)):
             whole: Tensor = layer(x)
             return whole.split(self.sizes, -1)[self.index]
         blocks = unpack_weight(layer.qweight, layer.qtype) if packed else layer.qweight
         bias = None if layer.bias is None else layer.bias.split(self.sizes)[self.index]
         return quant_matmul(x, blocks.split(self.sizes)[self.index], layer.qtype, bias)
+
+    def _is_small(self, x: Tensor) -> bool:
+        """Whether all of the packed matrix is multiplied to get a part of the result: its rows are
+        not apart, and as long as our own kernels take x, unpacking them takes longer."""
+        layer = self.layer
+        return x.numel() <= most_fused_rows(x.device, layer.qtype) * layer.in_features
 
     def extra_repr(self) -> str:
         return f"rows {sum(self.sizes[: self.index])} to {sum(self.sizes[: self.index + 1])}"
