@@ -17,7 +17,7 @@ def no_gpu() -> str | None:
             "There is no GPU that torch can use, and this is about GPU kernels; "
             "benchmarks/cpu_matmul.py measures those of the CPU."
         )
-    if "gpu" not in extension.loaded():
+    if not extension.has_gpu_library():
         return "The GPU kernels are not built; `rocmforge doctor` says what is missing."
     return None
 

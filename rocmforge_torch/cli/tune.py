@@ -115,7 +115,7 @@ def _gpu(device: str) -> torch.device:
             f"{device}: there is no such GPU that torch can use, and only kernels of GPUs are "
             "tuned; `rocmforge doctor` says more"
         )
-    if "gpu" not in extension.loaded():
+    if not extension.has_gpu_library():
         raise CommandError("the GPU kernels are not built; `rocmforge doctor` says what is missing")
     if config.exact:
         raise CommandError("ROCMFORGE_EXACT leaves one kernel for products: nothing to choose from")

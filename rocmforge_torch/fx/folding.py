@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from rocmforge_torch.fx.memory import Memory
-from rocmforge_torch.fx.static_inputs import Arrange, add_input, copy_of, static_tensors
+from rocmforge_torch.fx.static_inputs import Arrange, add_input, copy_with_static_inputs
 
 LARGEST = 1 << 16  # elements, of what is kept beside the weights
 
@@ -27,16 +27,13 @@ def fold_static_inputs(
         A graph with more inputs, examples of them, and what makes them of the old ones; or `gm`,
         its inputs and None if there is nothing to fold.
     """
-    folded = copy_of(gm)
-    inputs = folded.graph.find_nodes(op="placeholder")
-    static = static_tensors(inputs, example_inputs)
+    folded, position, static = copy_with_static_inputs(gm, example_inputs)
     # Buffers may be what a step counts with, which replays of a captured graph would not see.
     weights = {node for node, tensor in static.items() if isinstance(tensor, torch.nn.Parameter)}
     vectors = _vectors(folded.graph, weights)
     if not vectors:
         return gm, list(example_inputs), None
     program, sources = _program(vectors)
-    position = {node: i for i, node in enumerate(inputs)}
     kept = _Kept(program, [position[node] for node in sources])
     examples = list(example_inputs)
     for i, node in enumerate(vectors):

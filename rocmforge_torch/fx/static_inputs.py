@@ -29,9 +29,7 @@ def merge_static_inputs(
         A graph with other inputs, examples of them, and what makes them of the old ones; or `gm`,
         its inputs and None if there is nothing to merge.
     """
-    merged = copy_of(gm)
-    inputs = merged.graph.find_nodes(op="placeholder")
-    static = static_tensors(inputs, example_inputs)
+    merged, position, static = copy_with_static_inputs(gm, example_inputs)
     stacks: dict[fx.Node, list[fx.Node]] = {}
 
     def stack(gm: fx.GraphModule, parts: list[fx.Node]) -> fx.Node:
@@ -48,7 +46,6 @@ def merge_static_inputs(
         if not part.users:
             merged.graph.erase_node(part)
     merged.recompile()
-    position = {node: i for i, node in enumerate(inputs)}
     plan: list[int | list[int]] = []
     examples: list[Any] = []
     for node in merged.graph.find_nodes(op="placeholder"):
@@ -62,15 +59,19 @@ def merge_static_inputs(
     return merged, examples, arrange
 
 
-def static_tensors(
-    inputs: Sequence[fx.Node], example_inputs: Sequence[Any]
-) -> dict[fx.Node, Tensor]:
-    """The inputs that are parameters and buffers, whose gradient nobody wants."""
-    return {
+def copy_with_static_inputs(
+    gm: fx.GraphModule, example_inputs: Sequence[Any]
+) -> tuple[fx.GraphModule, dict[fx.Node, int], dict[fx.Node, Tensor]]:
+    """A copy to change: where each of its inputs stands, and those that are parameters and buffers,
+    whose gradient nobody wants."""
+    made = _copy(gm)
+    inputs = made.graph.find_nodes(op="placeholder")
+    static = {
         node: value
         for node, value in zip(inputs, example_inputs, strict=True)
         if _is_static(node) and type(value) in (Tensor, torch.nn.Parameter) and _is_plain(value)
     }
+    return made, {node: i for i, node in enumerate(inputs)}, static
 
 
 def add_input(
@@ -101,7 +102,7 @@ def add_input(
     return node
 
 
-def copy_of(gm: fx.GraphModule) -> fx.GraphModule:
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy that AOTAutograd takes for what Dynamo captured."""
     made = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     made.meta = dict(gm.meta)

@@ -20,7 +20,7 @@ ops = torch.ops.rocmforge
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("repeats", [1, 20, 80])  # of 257 rows of weights
+@pytest.mark.parametrize("repeats", [1, 20, 80])  # of 256 rows of weights
 @pytest.mark.parametrize("k", [14336, 28672])
 @pytest.mark.parametrize("name", TYPES)
 def test_products(name: str, k: int, repeats: int) -> None:

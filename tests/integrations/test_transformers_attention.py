@@ -189,7 +189,7 @@ def test_a_causal_mask_is_the_numbers_that_it_is_made_of(window: int) -> None:
 
 def test_masks_that_are_not_causal_are_transformers() -> None:
     """Padding, other shapes of a mask, and chunks, which look like a window."""
-    sizes = {"batch_size": 2, "q_length": 4, "kv_length": 6, "q_offset": 2}
+    sizes: dict[str, Any] = {"batch_size": 2, "q_length": 4, "kv_length": 6, "q_offset": 2}
 
     class Chunks:
         attention_chunk_size = 3
@@ -198,19 +198,25 @@ def test_masks_that_are_not_causal_are_transformers() -> None:
     padded = torch.ones(2, 6, dtype=torch.bool)
     padded[0, 0] = False
     chunks = chunked_causal_mask_function(3, no_left_padding)
-    for options in (
+    others: tuple[dict[str, Any], ...] = (
         {"attention_mask": padded},
         {"mask_function": lambda b, h, q, k: k == k},
         {"use_vmap": True},
         {"allow_is_causal_skip": False},
         {"mask_function": chunks, "local_size": 3, "config": Chunks()},
-    ):
-        made = mask(**sizes, **options)  # type: ignore[arg-type]
+    )
+    for options in others:
+        made = mask(**sizes, **options)
         assert made is not None
         assert made.dtype == torch.bool
         assert made.shape == (2, 1, 4, 6)
-    for options in ({}, {"attention_mask": torch.ones(2, 6)}, {"local_size": 3}):
-        made = mask(**sizes, **options)  # type: ignore[arg-type]
+    causal: tuple[dict[str, Any], ...] = (
+        {},
+        {"attention_mask": torch.ones(2, 6)},
+        {"local_size": 3},
+    )
+    for options in causal:
+        made = mask(**sizes, **options)
         assert lengths_and_window(made) is not None
 
 

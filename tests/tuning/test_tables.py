@@ -20,7 +20,7 @@ from rocmforge_torch.tuning.limits import DEFAULT, MOST, Limits
 from rocmforge_torch.tuning.tables import Table, TuningError
 
 ARCH = "gfx1100"
-GOOD = {
+GOOD: dict[str, Any] = {
     "architecture": ARCH,
     "device": "AMD Radeon RX 7900 XTX",
     "torch": "2.10.0",
@@ -62,7 +62,7 @@ def changed(**fields: Any) -> Any:
 
 
 def row(**numbers: Any) -> Any:
-    return changed(types={"Q4_0": {**GOOD["types"]["Q4_0"], **numbers}})  # type: ignore[index]
+    return changed(types={"Q4_0": {**GOOD["types"]["Q4_0"], **numbers}})
 
 
 BAD = [
