@@ -55,64 +55,106 @@ struct LdsActivations {
     return residuals[row * (slots / T::kSpan) + lane_slot<kUnits>(chunk, lane, unit)];
   }
 
+  // Where a thread's values of a row go.
+  struct Place {
+    int codes;  // bytes from the start of the row's codes
+    int unit;   // of the row, if the values are the first of it, else -1
+  };
+  static __device__ __forceinline__ Place place_of(int col) {
+    const PlaceInSteps<T> at(col);
+    const int unit = at.is_first() ? slot<kUnits>(at.step, at.group / T::kSpan) : -1;
+    if constexpr (kHasDot<T>) {
+      static_assert(T::kSpan == 2);
+      const int first = slot<T::kGroups>(at.step, at.group / 2 * 2);
+      return {16 * first + col % 32 / kRoundedAtOnce * 4, unit};
+    } else {
+      // Halves of bytes that are 16 apart: two threads share a half of each of two groups.
+      constexpr bool turned = kPairedApart<T> == 16;
+      const int group = turned ? at.group / 2 * 2 + at.half : at.group;
+      return {16 * slot<T::kGroups>(at.step, group) + 8 * (turned ? at.group % 2 : at.half), unit};
+    }
+  }
+  // That of a thread's first values.
+  static __device__ __forceinline__ Place first_place() {
+    const Place place = place_of(kRoundedAtOnce * static_cast<int>(threadIdx.x));
+    return {kept(place.codes), kept(place.unit)};
+  }
+
   // fetch() and fill(), by all threads of a block, who then have to meet: rows as matvec_rows.h has
   // them, of `cols` columns. Between the two the first values are on their way.
   template <class Rows>
   static __device__ __forceinline__ void fetch(const Rows& rows, int cols,
                                                typename Rows::Loaded (&loaded)[Rows::kFetched]) {
+    const int col = kRoundedAtOnce * static_cast<int>(threadIdx.x);
+    const int stride = kRoundedAtOnce * static_cast<int>(blockDim.x);
+    loaded[0] = rows.load(cols, col);
+    if (kStartsEarly && cols <= stride) return;  // fill() has no use for the others
 #pragma unroll
-    for (int i = 0; i < Rows::kFetched; ++i) {
-      loaded[i] = rows.load(cols, kRoundedAtOnce * (threadIdx.x + i * blockDim.x));
-    }
+    for (int i = 1; i < Rows::kFetched; ++i) loaded[i] = rows.load(cols, col + i * stride);
   }
   template <class Rows>
-  __device__ __forceinline__ void fill(Rows& rows, int cols,
+  __device__ __forceinline__ void fill(Rows& rows, int cols, const Place& first_place,
                                        typename Rows::Loaded (&loaded)[Rows::kFetched]) const {
     // Whole waves go round, for the shuffles.
     const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
+    const int stride = kRoundedAtOnce * static_cast<int>(blockDim.x);
     int first = kRoundedAtOnce * kWaveSize * wave;
-#pragma unroll 1
-    while (first < cols) {
-      const int col = first + kRoundedAtOnce * lane;
-#pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        float values[kRoundedAtOnce];
-        rows.take(loaded[0], row, cols, col, values);
-        Rounding<T> rounded(values);
-        if constexpr (kHasDot<T>) rounded.arrange_for_dot();
-        if constexpr (kPaired<T>) rounded.arrange_in_pairs();
-        if (col < cols) store(row, col, rounded);
-      }
+    const auto shift = [&] {
 #pragma unroll
       for (int i = 0; i + 1 < Rows::kFetched; ++i) loaded[i] = loaded[i + 1];
-      const int step = kRoundedAtOnce * static_cast<int>(blockDim.x);
-      loaded[Rows::kFetched - 1] =
-          rows.load(cols, first + Rows::kFetched * step + kRoundedAtOnce * lane);
-      first += step;
+    };
+    if constexpr (kStartsEarly) {
+      // What others wait for is short: the first values, all that a thread has of a row of 4096,
+      // are apart from the loop. Elsewhere that would cost registers.
+      if (first >= cols) return;
+      round(rows, loaded[0], cols, first + kRoundedAtOnce * lane, [&] { return first_place; });
+#pragma unroll 1
+      while ((first += stride) < cols) {
+        const int col = first + kRoundedAtOnce * lane;
+        shift();
+        loaded[Rows::kFetched - 1] = rows.load(cols, col + (Rows::kFetched - 1) * stride);
+        const Place place = place_of(col);
+        round(rows, loaded[0], cols, col, [&] { return place; });
+      }
+    } else {
+#pragma unroll 1
+      while (first < cols) {
+        const int col = first + kRoundedAtOnce * lane;
+        round(rows, loaded[0], cols, col, [&] { return place_of(col); });
+        shift();
+        loaded[Rows::kFetched - 1] = rows.load(cols, col + Rows::kFetched * stride);
+        first += stride;
+      }
     }
   }
 
  private:
-  __device__ __forceinline__ void store(int row, int col, const Rounding<T>& rounded) const {
-    const PlaceInSteps<T> at(col);
-    uint4* const to = codes + row * slots;
+  template <class Rows, typename PlaceOf>
+  __device__ __forceinline__ void round(Rows& rows, const typename Rows::Loaded& loaded, int cols,
+                                        int col, PlaceOf place) const {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      float values[kRoundedAtOnce];
+      rows.take(loaded, row, cols, col, values);
+      Rounding<T> rounded(values);
+      if constexpr (kHasDot<T>) rounded.arrange_for_dot();
+      if constexpr (kPaired<T>) rounded.arrange_in_pairs();
+      if (col < cols) store(row, place(), rounded);
+    }
+  }
+  __device__ __forceinline__ void store(int row, const Place& place,
+                                        const Rounding<T>& rounded) const {
+    auto* const to = reinterpret_cast<uint8_t*>(codes + row * slots) + place.codes;
     if constexpr (kHasDot<T>) {
-      static_assert(T::kSpan == 2);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        auto* words =
-            reinterpret_cast<uint32_t*>(to + slot<T::kGroups>(at.step, at.group / 2 * 2 + i));
-        words[col % 32 / kRoundedAtOnce] = rounded.codes[i];
+        *reinterpret_cast<uint32_t*>(to + i * 32 * sizeof(uint4)) = rounded.codes[i];
       }
     } else {
-      // Halves of bytes that are 16 apart: two threads share a half of each of two groups.
-      constexpr bool turned = kPairedApart<T> == 16;
-      const int group = turned ? at.group / 2 * 2 + at.half : at.group;
-      auto* halves = reinterpret_cast<uint2*>(to + slot<T::kGroups>(at.step, group));
-      halves[turned ? at.group % 2 : at.half] = {rounded.codes[0], rounded.codes[1]};
+      *reinterpret_cast<uint2*>(to) = {rounded.codes[0], rounded.codes[1]};
     }
-    if (!at.is_first()) return;
-    const int unit = row * (slots / T::kSpan) + slot<kUnits>(at.step, at.group / T::kSpan);
+    if (place.unit < 0) return;
+    const int unit = row * (slots / T::kSpan) + place.unit;
     factors[unit] = rounded.factor;
     if constexpr (T::kMins) residuals[unit] = rounded.residual;
   }

@@ -305,6 +305,7 @@ template <typename T>
 __device__ __forceinline__ T* kept_address(T* pointer) {
   return pointer;
 }
+__device__ __forceinline__ int kept(int value) { return value; }
 
 // A kernel that launch_early() starts may begin while the one before it in the stream still runs.
 // It calls follow_previous() before it touches memory that another kernel writes or reads: that
@@ -654,6 +655,11 @@ template <typename T>
 __device__ __forceinline__ T* kept_address(T* pointer) {
   asm volatile("" : "+l"(pointer));
   return pointer;
+}
+// A value that is worked out here, and not where it is used.
+__device__ __forceinline__ int kept(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 constexpr bool kStartsEarly = true;

@@ -23,22 +23,25 @@ constexpr int kStepRegisters =
     kPair * static_cast<int>(sizeof(typename T::Raw)) / 4 + (loads_are_whole<T, View>() ? 0 : 4);
 
 template <class T>
-using MatvecTables = std::conditional_t<kPaired<T>, PairedLevels<T>, LdsTables<T>>;
+using MatvecTables = std::conditional_t<kPaired<T>, PairedLevels<T>, LdsTables<T, true>>;
 
 template <class T>
 constexpr bool kHasTables = LdsTables<T>::kWords > 0;
 
+template <class T>
+constexpr int kChunkBytes = kWaveSize / kSteps<T> * T::kBytes;
+
 // A stage is 1 KiB of a row or more where it is copied, or less, so that tables have room beside as
-// many waves. Where it waits in registers it is one step of a lane, or two small ones: the compiler
-// waits for a stage as a whole.
+// many waves, and no more than 4096 weights. Where it waits in registers it is one step of a lane,
+// or two small ones: the compiler waits for a stage as a whole.
 template <class T>
 constexpr int kStageChunks =
-    kCopiesAhead ? (kWaveSize / kSteps<T> * T::kBytes < (kHasTables<T> ? 768 : 1024) ? 2 : 1)
+    kCopiesAhead ? (T::kGroups < 8 && kChunkBytes<T> < (kHasTables<T> ? 768 : 1024) ? 2 : 1)
                  : (!kHasTables<T> && sizeof(typename T::Raw) <= 20 ? 2 : 1);
 
 // Stages that are on their way.
 template <class T, class View>
-constexpr int kMatvecAhead = kCopiesAhead                                      ? 3
+constexpr int kMatvecAhead = kCopiesAhead ? (kStageChunks<T> * kChunkBytes<T> < 640 ? 4 : 3)
                              : kStageChunks<T> == 2                            ? 2
                              : kStepRegisters<T, View> <= 14 && !kHasTables<T> ? 4
                              : kStepRegisters<T, View> <= 32                   ? 2
@@ -66,6 +69,7 @@ struct MatvecArgs {
   const void* bias;
   DType bias_dtype, dtype;
   bool gated, weights_at_rest;
+  int early_mask;  // of the bits that a wave's number must not have to ask for weights at once
   Activation act;
   void* out;
 };
@@ -186,7 +190,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
   // pair tell each other.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
-  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
+  auto* rest = reinterpret_cast<uint8_t*>(table_words + MatvecTables<T>::kWords);
   MatvecSupply<T, View> supply(rest, wave, lane, View(args.w, args.w_rows, args.row_bytes, 0));
   rest += waves * MatvecSupply<T, View>::bytes_per_wave();
   const auto load = [&](int a) {
@@ -199,9 +203,10 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   };
   // Some weights may come while the kernel before still runs. Otherwise x goes first, since it is
   // waited for first.
-  const bool begun = kStartsEarly && args.weights_at_rest;
+  const bool begun = kStartsEarly && args.weights_at_rest && (wave & args.early_mask) == 0;
   if (begun) load(0);
-  LdsTables<T>::fill(table_words);  // behind all weights its words would be waited for longest
+  MatvecTables<T>::fill(table_words);  // behind all weights its words would be waited for longest
+  const typename X::Place first_place = X::first_place();
   follow_previous();
   typename Rows::Loaded loaded[Rows::kFetched];
   X::fetch(rows, args.cols, loaded);
@@ -210,7 +215,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
 
   rest = lds_address(rest);
   const X x(rest, args.cols);
-  x.fill(rows, args.cols, loaded);
+  x.fill(rows, args.cols, first_place, loaded);
   constexpr int kSums = M * kPair;
   auto* shares = reinterpret_cast<float (*)[kSums]>(rest + X::bytes_for(args.cols));
   [[maybe_unused]] float* const squares = shares[waves];  // [waves]
@@ -222,8 +227,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   const MatvecTables<T> tables(table_words);
   [[maybe_unused]] float factor = 1.0f;
   if constexpr (Rows::kNorms) {
-    float sum = 0.0f;
-    for (int i = 0; i < waves; ++i) sum += squares[i];
+    const float sum = wave_sum(lane < waves ? squares[lane] : 0.0f);
     factor = rsqrtf(sum / static_cast<float>(args.cols) + rows.norm.eps);
   }
 
@@ -290,7 +294,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1)
 // LDS of a block of so many waves. A norm takes 4 bytes a wave more, for all that is known here.
 template <class T, class View, int M>
 constexpr int64_t matvec_lds_bytes(int cols, int waves) {
-  return LdsActivations<T, M>::bytes_for(cols) + 4 * LdsTables<T>::kWords +
+  return LdsActivations<T, M>::bytes_for(cols) + 4 * MatvecTables<T>::kWords +
          waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M + 4);
 }
 
@@ -322,6 +326,8 @@ void launch_view(MatvecArgs args, const InputNorm* norm, Stream stream) {
        parts *= 2) {
     ++args.parts_log2;
   }
+  // Half of all that there is, asked for at once, would keep x waiting.
+  args.early_mask = stages <= 2 && args.pairs <= waves * blocks ? 1 : 0;
   const auto bytes = static_cast<int>(matvec_lds_bytes<T, View, M>(args.cols, waves));
   const auto launch = [&](auto kernel, const auto&... arguments) {
     allow_lds(kernel, bytes);

@@ -1,4 +1,4 @@
-#include "hip/multirow_kernel.h"
+#include "hip/multirow_launch.h"
 
 namespace rocmforge::gpu {
 

@@ -215,8 +215,8 @@ struct PlaceInSteps {
     // of groups where they are apart.
     constexpr int kStride = T::template first<1>(0) / 16, kApart = kHalfApart<T> / 8;
     static_assert(kApart == 1 || kApart == kStride);
-    const int n = col / 8;
-    const int turn = n / (kApart == 1 ? 2 : 1) % kStride;
+    const auto n = static_cast<unsigned>(col) / 8;
+    const auto turn = n / (kApart == 1 ? 2 : 1) % kStride;
     step = n / (2 * kStride * T::kGroups) * kStride + turn;
     group = n / (2 * kStride) % T::kGroups;
     half = n / kApart % 2;

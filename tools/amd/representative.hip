@@ -1,7 +1,7 @@
 // One type of every family as matvec, multirow and tile kernels: what a test run compiles for the
 // architectures that it does not compile everything for.
 #include "hip/matvec_kernel.h"
-#include "hip/multirow_kernel.h"
+#include "hip/multirow_launch.h"
 #include "hip/tile_family.h"
 
 namespace rocmforge::gpu {

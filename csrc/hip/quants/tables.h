@@ -187,20 +187,27 @@ struct CompactTables : KnownLevels<T> {
   }
 };
 
-// Copies in LDS, each in banks of its own, so that lanes rarely wait for each other. What a byte
-// stands for begins at 256 times the byte, so that one instruction puts an address together from a
-// word and the place of a lane's copy. Such a row is, of entries i + 256 h of the grid,
-// copies of h = 0, copies of h = 1 and so on; its second half is the row of signs, if there is one.
-// With kFieldGrid entry i of the grid begins at 128 times i, for 64 bytes, and signs behind it.
-template <class T>
+// Copies in LDS, each in banks of its own, so that lanes rarely wait for each other, as many as go
+// into 64 KiB. Where the low bits of an index are a byte, what the byte stands for begins at 256
+// times the byte, so that one instruction puts an address together from a word and the place of a
+// lane's copy. Such a row is, of entries i + 256 h of the grid, copies of h = 0, copies of h = 1
+// and so on; its second half is the row of signs, if there is one. With kFieldGrid entry i of the
+// grid begins at 128 times i, for 64 bytes, and signs behind it.
+//
+// kWide: a grid of 512 entries has 32 copies, and rows of signs of 128 bytes stand behind it.
+template <class T, bool kWide>
 struct StripedTables : SharedLevels<T> {
-  static constexpr int kRows = 256, kPieces = 16;  // of 16 bytes, in a row
+  static constexpr bool kApart = kWide && T::kGridEntries == 512;  // signs, from the grid
+  static constexpr int kSignBytes = T::kSignWords == 0 ? 0 : T::kFieldGrid && !kApart ? 64 : 128;
   static constexpr int kHighs = T::kFieldGrid ? 1 : T::kGridEntries / 256;
-  static constexpr int kGridBytes = T::kFieldGrid ? 64 : T::kSignWords > 0 ? 128 : 256;
-  static constexpr int kGridCopies = kGridBytes / (4 * kHighs);
-  static constexpr int kSignAt = kGridBytes, kSignBytes = T::kFieldGrid ? 64 : 128;
+  static constexpr int kRowBytes = T::kFieldGrid ? 128 : 256;
+  static constexpr int kGridBytes = kRowBytes - (kApart ? 0 : kSignBytes);  // of a row
+  static constexpr int kEntryBytes = kGridBytes / kHighs, kGridCopies = kEntryBytes / 4;
   static constexpr int kSignCopies = T::kSignWords > 0 ? kSignBytes / (4 * T::kSignWords) : 1;
-  static constexpr int kTableWords = kRows * 64;
+  static constexpr int kGridRows = T::kFieldGrid ? T::kGridEntries : 256;
+  static constexpr int kGridWords = kGridRows * kRowBytes / 4;
+  static constexpr int kSignRows = T::kFieldGrid ? 128 : 256;  // beside a field, 7 bits of a byte
+  static constexpr int kTableWords = kGridWords + (kApart ? kSignRows * kSignBytes / 4 : 0);
   static constexpr int kWords = kTableWords + SharedLevels<T>::kWords;
   static constexpr uint32_t kRowSelectors = 0x5504;  // zeros above the byte above the lane's
 
@@ -221,62 +228,86 @@ struct StripedTables : SharedLevels<T> {
   }
   template <int kByte, int kHigh>
   __device__ __forceinline__ uint32_t grid(uint32_t word, uint32_t high) const {
-    constexpr int kTo = log2_of(4 * kGridCopies);
+    constexpr int kTo = log2_of(kEntryBytes);
     const uint32_t row = select_bytes(word, grid_lane, kRowSelectors | kByte << 4);
     return entry(row | (moved<kHigh, kTo>(high) & ((kHighs - 1) << kTo)));
   }
   template <int kFrom>
   __device__ __forceinline__ uint32_t field(uint32_t word) const {
-    return entry((moved<kFrom, 7>(word) & ((T::kGridEntries - 1) << 7)) | grid_lane);
+    constexpr int kTo = log2_of(kRowBytes);
+    return entry((moved<kFrom, kTo>(word) & ((T::kGridEntries - 1) << kTo)) | grid_lane);
   }
   template <int kByte>
   __device__ __forceinline__ uint2 signs(uint32_t word) const {
-    const uint32_t at = select_bytes(word, sign_lane, kRowSelectors | kByte << 4);
-    if constexpr (T::kSignWords == 1) {
-      return {*reinterpret_cast<const uint32_t*>(bytes + at + kSignAt), 0};
+    uint32_t at;
+    if constexpr (kApart) {
+      constexpr int kFrom = 8 * kByte + (kSignRows == 128 ? 1 : 0), kTo = log2_of(kSignBytes);
+      at = ((moved<kFrom, kTo>(word) & (kSignRows - 1) << kTo) | sign_lane) + 4 * kGridWords;
     } else {
-      return *reinterpret_cast<const uint2*>(bytes + at + kSignAt);
+      at = select_bytes(word, sign_lane, kRowSelectors | kByte << 4) + kGridBytes;
+    }
+    if constexpr (T::kSignWords == 1) {
+      return {*reinterpret_cast<const uint32_t*>(bytes + at), 0};
+    } else {
+      return *reinterpret_cast<const uint2*>(bytes + at);
     }
   }
 
-  // 16 bytes of the tables, which are one word or two again and again.
-  static __device__ __forceinline__ uint2 piece(int i) {
-    const int row = i / kPieces, at = i % kPieces * 16;
-    if ((T::kFieldGrid ? at % 128 : at) >= kGridBytes) {
-      if constexpr (T::kSignWords == 1) {
-        const uint32_t word = T::sign_row(row).x;
-        return {word, word};
-      } else if constexpr (T::kSignWords == 2) {
-        return T::sign_row(row);
-      }
-    }
-    const int high = at / (4 * kGridCopies);
-    const uint32_t word = T::grid_entry(T::kFieldGrid ? 2 * row + at / 128 : row + 256 * high);
-    return {word, word};
-  }
-  // By all threads of a block, who then have to meet. A thread asks memory for some pieces before
-  // it stores them.
+  // By all threads of a block, who then have to meet.
   static __device__ __forceinline__ void fill(uint32_t* words) {
-    constexpr int kAll = kRows * kPieces, kAtOnce = 8;
-    const auto stride = static_cast<int>(blockDim.x);
-#pragma unroll 1
-    for (int first = threadIdx.x; first < kAll; first += kAtOnce * stride) {
-      uint2 pieces[kAtOnce];
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) pieces[k] = piece(smaller(first + k * stride, kAll - 1));
-#pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int i = first + k * stride;
-        const uint4 four = {pieces[k].x, pieces[k].y, pieces[k].x, pieces[k].y};
-        if (i < kAll) reinterpret_cast<uint4*>(words)[i] = four;
-      }
+    fill_rows<kGridRows, kRowBytes / 16>(words, [](int row, int at) {
+      if (!kApart && at >= kGridBytes) return signs_of(T::kFieldGrid ? row / 2 : row);
+      const uint32_t word = T::grid_entry(row + 256 * (at / kEntryBytes));
+      return uint2{word, word};
+    });
+    if constexpr (kApart) {
+      fill_rows<kSignRows, kSignBytes / 16>(words + kGridWords, [](int row, int) {
+        return signs_of(kSignRows == 128 ? 2 * row : row);
+      });
     }
     SharedLevels<T>::fill(words + kTableWords);
   }
+
+ private:
+  // The row of signs of a byte, one word or two of them, as two words.
+  static __device__ __forceinline__ uint2 signs_of(int byte) {
+    if constexpr (T::kSignWords == 2) {
+      return T::sign_row(byte);
+    } else if constexpr (T::kSignWords == 1) {
+      const uint32_t word = T::sign_row(byte).x;
+      return {word, word};
+    } else {
+      return {};
+    }
+  }
+  // Rows of kPieces times 16 bytes, which are the two words of pair_of(row, byte in it), again and
+  // again. A thread asks memory for some before it stores them.
+  template <int kRows, int kPieces, class PairOf>
+  static __device__ __forceinline__ void fill_rows(uint32_t* words, PairOf pair_of) {
+    constexpr int kAtOnce = 8;
+    const int at = static_cast<int>(threadIdx.x) % kPieces;
+    const int stride = static_cast<int>(blockDim.x) / kPieces;
+    auto* const to = reinterpret_cast<uint4*>(words) + at;
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x) / kPieces; first < kRows;
+         first += kAtOnce * stride) {
+      uint2 pairs[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        pairs[k] = pair_of(smaller(first + k * stride, kRows - 1), 16 * at);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int row = first + k * stride;
+        const uint4 piece = {pairs[k].x, pairs[k].y, pairs[k].x, pairs[k].y};
+        if (row < kRows) to[row * kPieces] = piece;
+      }
+    }
+  }
 };
 
-template <class T>
-using SharedTables = std::conditional_t<kCopiesTables, StripedTables<T>, CompactTables<T>>;
+template <class T, bool kWide>
+using SharedTables = std::conditional_t<kCopiesTables, StripedTables<T, kWide>, CompactTables<T>>;
 
 template <class T, typename = void>
 constexpr bool kHasGrid = false;
@@ -311,13 +342,14 @@ struct PairedLevels : KeptLevels<T> {
 };
 
 // Tables that a kernel copies into LDS: kWords words, filled by fill(), read through an object.
-template <class T>
-using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T>, SharedLevels<T>>;
+// kWide: for a kernel that has room for more than 64 KiB of them.
+template <class T, bool kWide = false>
+using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T, kWide>, SharedLevels<T>>;
 
 // Group G with the tables of a kernel.
-template <class T, int G>
+template <class T, int G, class Tables>
 __device__ __forceinline__ Group decode_group(const typename T::Raw& raw, int step,
-                                              const LdsTables<T>& tables) {
+                                              const Tables& tables) {
   if constexpr (LdsTables<T>::kWords > 0) {
     return T::template decode<G>(raw, step, tables);
   } else {
