@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))
 
 COUNTED = pytest.StashKey[int]()
 NOTES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def threads() -> Iterator[None]:
+    """Workers share the processors: with all of them for each, references take five times as long."""
+    before = torch.get_num_threads()
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, before // workers))
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
