@@ -20,7 +20,7 @@ NOTES = pytest.StashKey[list[str]]()
 
 @pytest.fixture(autouse=True, scope="session")
 def threads() -> Iterator[None]:
-    """Workers share the processors: with all of them for each, references take five times as long."""
+    """Workers share the processors: all of them for each would slow references five times."""
     before = torch.get_num_threads()
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, before // workers))
