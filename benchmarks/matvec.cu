@@ -118,8 +118,8 @@ void measure(const char* name, int rows, int cols) {
   }
   std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
   const float us = times[times.size() / 2];
-  std::printf("%-8s %dx%d  %7.2f us  %.2f TB/s  %016llx\n", name, rows, cols,
-              us, bytes / us / 1e6, static_cast<unsigned long long>(hash));
+  std::printf("%-8s %dx%d  %7.2f us  %.2f TB/s  %016llx\n", name, rows, cols, us, bytes / us / 1e6,
+              static_cast<unsigned long long>(hash));
   check(cudaGraphExecDestroy(chain));
   check(cudaGraphDestroy(graph));
   check(cudaStreamDestroy(stream));

@@ -39,7 +39,7 @@ constexpr int kStageChunks =
     kCopiesAhead ? (T::kGroups < 8 && kChunkBytes<T> < (kHasTables<T> ? 768 : 1024) ? 2 : 1)
                  : (!kHasTables<T> && sizeof(typename T::Raw) <= 20 ? 2 : 1);
 
-// Stages that are on their way.
+// Stages that are on their way: one more of small ones.
 template <class T, class View>
 constexpr int kMatvecAhead = kCopiesAhead ? (kStageChunks<T> * kChunkBytes<T> < 640 ? 4 : 3)
                              : kStageChunks<T> == 2                            ? 2

@@ -206,7 +206,8 @@ struct StripedTables : SharedLevels<T> {
   static constexpr int kSignCopies = T::kSignWords > 0 ? kSignBytes / (4 * T::kSignWords) : 1;
   static constexpr int kGridRows = T::kFieldGrid ? T::kGridEntries : 256;
   static constexpr int kGridWords = kGridRows * kRowBytes / 4;
-  static constexpr int kSignRows = T::kFieldGrid ? 128 : 256;  // beside a field, 7 bits of a byte
+  static constexpr int kSignFrom = T::kFieldGrid ? 1 : 0;  // bit of a byte, below which is no sign
+  static constexpr int kSignRows = 256 >> kSignFrom;
   static constexpr int kTableWords = kGridWords + (kApart ? kSignRows * kSignBytes / 4 : 0);
   static constexpr int kWords = kTableWords + SharedLevels<T>::kWords;
   static constexpr uint32_t kRowSelectors = 0x5504;  // zeros above the byte above the lane's
@@ -241,7 +242,7 @@ struct StripedTables : SharedLevels<T> {
   __device__ __forceinline__ uint2 signs(uint32_t word) const {
     uint32_t at;
     if constexpr (kApart) {
-      constexpr int kFrom = 8 * kByte + (kSignRows == 128 ? 1 : 0), kTo = log2_of(kSignBytes);
+      constexpr int kFrom = 8 * kByte + kSignFrom, kTo = log2_of(kSignBytes);
       at = ((moved<kFrom, kTo>(word) & (kSignRows - 1) << kTo) | sign_lane) + 4 * kGridWords;
     } else {
       at = select_bytes(word, sign_lane, kRowSelectors | kByte << 4) + kGridBytes;
@@ -261,9 +262,8 @@ struct StripedTables : SharedLevels<T> {
       return uint2{word, word};
     });
     if constexpr (kApart) {
-      fill_rows<kSignRows, kSignBytes / 16>(words + kGridWords, [](int row, int) {
-        return signs_of(kSignRows == 128 ? 2 * row : row);
-      });
+      fill_rows<kSignRows, kSignBytes / 16>(
+          words + kGridWords, [](int row, int) { return signs_of(row << kSignFrom); });
     }
     SharedLevels<T>::fill(words + kTableWords);
   }
