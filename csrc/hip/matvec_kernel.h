@@ -162,7 +162,7 @@ template <class T, class View, int M, class Rows>
 __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows) {
   using X = LdsActivations<T, M>;
   constexpr int kAhead = kMatvecAhead<T, View>, kChunks = kStageChunks<T>;
-  extern __shared__ uint4 lds[];
+  extern __shared__ __align__(128) uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
   const int waves = static_cast<int>(blockDim.x) / kWaveSize;
   const int steps = args.cols / (16 * T::kGroups);
@@ -190,7 +190,7 @@ __device__ __forceinline__ void multiply_rows(const MatvecArgs& args, Rows rows)
   // LDS: tables, which have to be first; what supplies the waves, x, and what waves that share a
   // pair tell each other.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
-  auto* rest = reinterpret_cast<uint8_t*>(table_words + MatvecTables<T>::kWords);
+  auto* rest = reinterpret_cast<uint8_t*>(lds) + kTableBytes<MatvecTables<T>>;
   MatvecSupply<T, View> supply(rest, wave, lane, View(args.w, args.w_rows, args.row_bytes, 0));
   rest += waves * MatvecSupply<T, View>::bytes_per_wave();
   const auto load = [&](int a) {
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__((kMatvecThreads<T, View, M>), 1)
 // LDS of a block of so many waves. A norm takes 4 bytes a wave more, for all that is known here.
 template <class T, class View, int M>
 constexpr int64_t matvec_lds_bytes(int cols, int waves) {
-  return LdsActivations<T, M>::bytes_for(cols) + 4 * MatvecTables<T>::kWords +
+  return LdsActivations<T, M>::bytes_for(cols) + kTableBytes<MatvecTables<T>> +
          waves * (MatvecSupply<T, View>::bytes_per_wave() + 4 * kPair * M + 4);
 }
 

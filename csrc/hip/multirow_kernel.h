@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, 1) multirow_kernel(Multir
   using S = Stage<T>;
   using Weights = TileSupply<T, View>;
   constexpr int kStageX = S::kBodies * B::kBytes;
-  extern __shared__ uint4 lds[];
+  extern __shared__ __align__(128) uint4 lds[];
   const int lane = threadIdx.x % kWaveSize, wave = wave_uniform(threadIdx.x / kWaveSize);
   const int threads = static_cast<int>(blockDim.x), waves = threads / kWaveSize;
   const int steps = args.cols / (16 * T::kGroups);
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kMultirowThreads<T>, 1) multirow_kernel(Multir
   // LDS: tables, which have to be first; what supplies the waves, their scales, their sums; sums of
   // earlier phases, factors of the norm, x.
   auto* const table_words = reinterpret_cast<uint32_t*>(lds);
-  auto* rest = reinterpret_cast<uint8_t*>(table_words + LdsTables<T>::kWords);
+  auto* rest = reinterpret_cast<uint8_t*>(lds) + kTableBytes<LdsTables<T>>;
   Weights supply(rest, wave);
   rest += waves * Weights::bytes_per_wave();
   auto* const scales = reinterpret_cast<UnitScale<T>*>(lds_address(rest + wave * kScaleBytes<T>));

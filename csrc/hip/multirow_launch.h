@@ -25,7 +25,7 @@ MultirowPlan multirow_plan(int cols, int tiles, bool clusters) {
   constexpr int kStageWidth = Stage<T>::kWidth * Stage<T>::kBodies;
   constexpr int kMostTiles = kCopiesAhead ? 16 : 4;  // of a round; more cost LDS
   const int lanes = device_wave_size(), units = device_compute_units();
-  const int room = device_lds_bytes() - 4 * LdsTables<T>::kWords;
+  const int room = device_lds_bytes() - kTableBytes<LdsTables<T>>;
   const int stages = (cols + kStageWidth - 1) / kStageWidth;
   MultirowPlan plan{};
   const auto bytes = [&](int threads) {
@@ -69,7 +69,7 @@ MultirowPlan multirow_plan(int cols, int tiles, bool clusters) {
   if (plan.cluster > 1 && (plan.phases - 1) * plan.phase_stages >= stages) {
     return multirow_plan<T, kCols>(cols, tiles, false);
   }
-  plan.lds += 4 * LdsTables<T>::kWords + plan.phase_stages * kStageX;
+  plan.lds += kTableBytes<LdsTables<T>> + plan.phase_stages * kStageX;
   // One block a multiprocessor: were there room for two, the first to be free would get two.
   if (const int half = device_lds_bytes() / 2; kCopiesAhead && plan.lds <= half)
     plan.lds = half + 1;

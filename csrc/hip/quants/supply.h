@@ -94,16 +94,24 @@ class Ring {
     constexpr int neighbours = align % 16 == 0 ? 0 : 16 - align;
     return (kBlocks * View::template plane_size<P>() + neighbours + 15) / 16;
   }
+  // From a row's part of a plane to the next row's. Memory is read by sectors of 32 bytes and asked
+  // by lines of 128: what goes to two of LDS is read, or asked for, twice. For more rows than a
+  // pair, rows start an odd number of sectors apart, and what is small of pieces: so the same place
+  // of rows is in different banks.
+  template <int P>
+  static constexpr int row_bytes() {
+    constexpr int bytes = 16 * pieces<P>(), sectors = (bytes + 31) / 32;
+    if constexpr (kRows == kPair) return bytes < 128 ? 32 * sectors : (bytes + 127) / 128 * 128;
+    return bytes <= 64 ? bytes | 16 : 32 * (sectors | 1);
+  }
   template <int P>
   static constexpr int plane_offset() {
     if constexpr (P == 0) {
       return 0;
     } else {
-      return plane_offset<P - 1>() + 16 * pieces<P - 1>();
+      return plane_offset<P - 1>() + kRows * row_bytes<P - 1>();
     }
   }
-  // An odd number of pieces: the same place of eight rows is in banks of its own.
-  static constexpr int kRowBytes = plane_offset<kPlanes>() | 16;
   // Lanes that copy a row's part of a plane; one piece more makes them go round twice.
   template <int P>
   static constexpr int lanes_to_a_row() {
@@ -140,10 +148,10 @@ class Ring {
     });
   }
 
-  uint8_t* stages_;  // [kAhead][kRows][kRowBytes]
+  uint8_t* stages_;  // [kAhead][kPlanes][kRows][row_bytes()]
 
  public:
-  static constexpr int kStageBytes = kRows * kRowBytes;
+  static constexpr int kStageBytes = (plane_offset<kPlanes>() + 127) / 128 * 128;
   static constexpr int bytes_per_wave() { return kAhead * kStageBytes; }
 
   // `lds`: bytes_per_wave() for every wave of the block.
@@ -212,7 +220,7 @@ class Ring {
         constexpr bool aligned = View::template plane_align<p>() % 16 == 0;
         const int before = aligned ? 0 : static_cast<int>(low_bits(from) & 15);
         copy<p, lanes, kWhole>(aligned ? from : whole_pieces(from), before, blocks, lane % lanes,
-                               to + (rows * i + lane / lanes) * kRowBytes);
+                               to + (rows * i + lane / lanes) * row_bytes<p>());
         from += kBlocks * View::template plane_size<p>();
       }
     });
@@ -228,8 +236,8 @@ class Ring {
   __device__ __forceinline__ LdsView<T, View> row(int a, int r, const View& view, int stage) const {
     LdsView<T, View> row;
     for_each_group<kPlanes>([&](auto p) {
-      row.planes[p] =
-          stages_ + a * kStageBytes + r * kRowBytes + plane_offset<p>() + misplaced<p>(view, stage);
+      row.planes[p] = stages_ + a * kStageBytes + plane_offset<p>() + r * row_bytes<p>() +
+                      misplaced<p>(view, stage);
     });
     return row;
   }

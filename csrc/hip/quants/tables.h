@@ -346,6 +346,11 @@ struct PairedLevels : KeptLevels<T> {
 template <class T, bool kWide = false>
 using LdsTables = std::conditional_t<kHasGrid<T>, SharedTables<T, kWide>, SharedLevels<T>>;
 
+// LDS that a kernel's tables take, in bytes. Where weights are copied behind them, whole lines.
+template <class Tables>
+constexpr int kTableBytes =
+    kCopiesAhead ? (4 * Tables::kWords + 127) / 128 * 128 : 4 * Tables::kWords;
+
 // Group G with the tables of a kernel.
 template <class T, int G, class Tables>
 __device__ __forceinline__ Group decode_group(const typename T::Raw& raw, int step,
