@@ -118,12 +118,12 @@ Method method_of(const AttentionCall& call) {
   return call.k.type == call.v.type && rows <= kMostDecodeRows ? Method::kDecode : Method::kTile;
 }
 
-int tile_rows(Method method) {
+int tile_rows(Method method, const AttentionCall& call) {
   switch (method) {
     case Method::kExact:
       return kExactRows;
     case Method::kDecode:
-      return kDecodeRows;
+      return decode_tile_rows(call);
     case Method::kTile:
       return kTileRows;
   }
@@ -148,7 +148,7 @@ Course course_of(const AttentionCall& call) {
   AttentionPlan& plan = course.plan;
   plan.group = static_cast<int>(call.heads / call.kv_heads);
   plan.rows = static_cast<int>(call.queries) * plan.group;
-  plan.tile_rows = tile_rows(course.method);
+  plan.tile_rows = tile_rows(course.method, call);
   plan.tiles = static_cast<int>(ceil_div(plan.rows, plan.tile_rows));
   plan.whole_keys = course.method == Method::kExact ? 0 : kWholeKeys;
   const int64_t blocks = std::max<int64_t>(pairs * plan.tiles, 1);

@@ -322,8 +322,16 @@ void launch_decode(const AttentionCall& call, const AttentionPlan& plan, const P
                    call, plan, partials);
     };
     if constexpr (kLoadsTransposed) {
-      using Shape = WaveShape<Format, kBucket>;
-      start(attention_decode_waves_kernel<T, Format, kBucket>, Shape::kThreads, Shape::kBytes);
+      const auto start_tiles = [&](auto tiles) {
+        constexpr int kTiles = decltype(tiles)::value;
+        using Shape = WaveShape<Format, kBucket, kTiles>;
+        start(attention_decode_waves_kernel<T, Format, kBucket, kTiles>, Shape::kThreads,
+              Shape::kBytes);
+      };
+      if constexpr (kBucket <= kMostDimsOfManyRows) {
+        if (plan.tile_rows > kFewDecodeRows) return start_tiles(std::integral_constant<int, 2>{});
+      }
+      start_tiles(std::integral_constant<int, 1>{});
     } else {
       start(attention_decode_kernel<T, Format, kBucket>, kDecodeWaves * device_wave_size(), 0);
     }

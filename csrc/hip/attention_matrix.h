@@ -52,8 +52,8 @@ struct DecodeShare {
   __device__ __forceinline__ DecodeShare(const AttentionCall& call, const AttentionPlan& plan,
                                          int granule)
       : work(work_of(call, plan, blockIdx.x)),
-        first_row(work.tile * kDecodeRows),
-        rows(plan.rows - first_row < kDecodeRows ? plan.rows - first_row : kDecodeRows),
+        first_row(work.tile * plan.tile_rows),
+        rows(plan.rows - first_row < plan.tile_rows ? plan.rows - first_row : plan.tile_rows),
         length(sequence_length(call, work.batch)) {
     const int first_query = first_row / plan.group;
     const int last_query = (first_row + rows - 1) / plan.group;
@@ -152,20 +152,50 @@ __device__ __forceinline__ float over_parts(float value, Op op) {
   return value;
 }
 
-// 16 queries' softmax so far; sums are a lane's own until `finish`.
+// How a lane's scores lie in 16 x 16 tiles, kSlots of which are a chunk of keys.
+//   kQueries                     the lane's
+//   kLift                        weights are so many powers of two larger
+//   each(scores, body)           body(score, which of the queries, which key of those there are)
+//   over(value, op)              over the lanes that share the queries
+//   leads(lane)                  whether a lane is the first of those
+struct TileScores {
+  static constexpr int kQueries = kLaneQueries, kLift = 0;
+  template <int kTiles, class Body>
+  static __device__ __forceinline__ void each(Tile (&tiles)[kTiles], Body body) {
+    const int lane = threadIdx.x % kWaveSize;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int chunk = t / kSlots * kChunkKeys;
+#pragma unroll
+      for (int e = 0; e < kAccElements; ++e) {
+        body(tiles[t].values[e], element_query(e), chunk + element_key(lane, t % kSlots, e));
+      }
+    }
+  }
+  template <typename Op>
+  static __device__ __forceinline__ float over(float value, Op op) {
+    return over_parts(value, op);
+  }
+  static __device__ __forceinline__ bool leads(int lane) { return lane_part(lane) == 0; }
+};
+
+// The softmax of a lane's queries so far; sums are its own until `finish`. Weights are powers of
+// two of scores less `base`: the largest score so far, but for Places::kLift.
+template <class Places>
 struct Softmax {
-  float largest[kLaneQueries], sum[kLaneQueries];
+  static constexpr int kQueries = Places::kQueries;
+  float base[kQueries], sum[kQueries];
 
   // Before any key.
   __device__ __forceinline__ void start(int i, float2 stats) {
-    largest[i] = stats.x;
-    sum[i] = lane_part(threadIdx.x % kWaveSize) == 0 ? stats.y : 0.0f;
+    base[i] = stats.x - Places::kLift;
+    sum[i] = Places::leads(threadIdx.x % kWaveSize) ? stats.y * (1 << Places::kLift) : 0.0f;
   }
 
   __device__ __forceinline__ void finish() {
 #pragma unroll
-    for (int i = 0; i < kLaneQueries; ++i) {
-      sum[i] = over_parts(sum[i], [](float a, float b) { return a + b; });
+    for (float& s : sum) {
+      s = Places::over(s, [](float a, float b) { return a + b; });
     }
   }
 };
@@ -197,66 +227,60 @@ struct ScoreRule {
   }
 };
 
-// Products with the keys from `first` on, chunk by chunk, become weights against the largest score
-// so far; `factors` is what older sums are multiplied by. whole: every query sees every key.
-template <int kTiles, class ScoringOf>
+// Products with the keys from `first` on become weights; `factors` is what older sums are
+// multiplied by. whole: every query sees every key.
+template <class Places, class ScoringOf, class Scores>
 __device__ __forceinline__ void softmax_tile(const ScoreRule& rule, ScoringOf scoring_of_query,
-                                             int first, bool whole, Tile (&tiles)[kTiles],
-                                             Softmax& softmax, float (&factors)[kLaneQueries]) {
-  const int lane = threadIdx.x % kWaveSize;
-  const auto each = [&](auto body) {
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const int chunk = first + t / kSlots * kChunkKeys;
-#pragma unroll
-      for (int e = 0; e < kAccElements; ++e) {
-        body(tiles[t].values[e], element_query(e), chunk + element_key(lane, t % kSlots, e));
-      }
-    }
-  };
+                                             int first, bool whole, Scores& scores,
+                                             Softmax<Places>& softmax,
+                                             float (&factors)[Places::kQueries]) {
+  constexpr int kQueries = Places::kQueries;
   // Plain scores are never formed: the scale is part of the exponent.
   const float scale = rule.plain ? rule.scale : 1.0f;
-  Scoring rows[kLaneQueries];
+  Scoring rows[kQueries];
   if (!rule.plain || !whole) {
 #pragma unroll
-    for (int i = 0; i < kLaneQueries; ++i) rows[i] = scoring_of_query(i);
+    for (int i = 0; i < kQueries; ++i) rows[i] = scoring_of_query(i);
   }
   if (!rule.plain) {
-    each([&](float& s, int, int) { s *= rule.scale; });
-    if (rule.cap > 0) each([&](float& s, int, int) { s = rule.cap * tanh_of(s); });
-    each([&](float& s, int i, int key) {
-      s = fmaf(rows[i].slope, static_cast<float>(key - rows[i].position), s);
+    Places::each(scores, [&](float& s, int, int) { s *= rule.scale; });
+    if (rule.cap > 0) {
+      Places::each(scores, [&](float& s, int, int) { s = rule.cap * tanh_of(s); });
+    }
+    Places::each(scores, [&](float& s, int i, int key) {
+      s = fmaf(rows[i].slope, static_cast<float>(first + key - rows[i].position), s);
     });
   }
   if (!whole) {
-    each([&](float& s, int i, int key) {
-      s = key >= rows[i].seen.begin && key < rows[i].seen.end ? s : kNoScore;
+    Places::each(scores, [&](float& s, int i, int key) {
+      s = first + key >= rows[i].seen.begin && first + key < rows[i].seen.end ? s : kNoScore;
     });
   }
-  float largest[kLaneQueries], against[kLaneQueries];
+  float largest[kQueries], against[kQueries];
 #pragma unroll
-  for (int i = 0; i < kLaneQueries; ++i) largest[i] = kNoScore;
-  each([&](float& s, int i, int) { largest[i] = fmaxf(largest[i], s); });
+  for (int i = 0; i < kQueries; ++i) largest[i] = kNoScore;
+  Places::each(scores, [&](float& s, int i, int) { largest[i] = fmaxf(largest[i], s); });
 #pragma unroll
-  for (int i = 0; i < kLaneQueries; ++i) {
-    largest[i] = over_parts(largest[i], [](float a, float b) { return fmaxf(a, b); });
-    largest[i] = fmaxf(softmax.largest[i], largest[i] * scale);
-    against[i] = largest[i] == kNoScore ? 0.0f : largest[i];
-    factors[i] = exp2_of(softmax.largest[i] - against[i]);
-    softmax.largest[i] = largest[i];
+  for (int i = 0; i < kQueries; ++i) {
+    largest[i] = Places::over(largest[i], [](float a, float b) { return fmaxf(a, b); });
+    const float base = fmaxf(softmax.base[i], fmaf(largest[i], scale, -Places::kLift));
+    against[i] = base == kNoScore ? 0.0f : base;
+    factors[i] = exp2_of(softmax.base[i] - against[i]);
+    softmax.base[i] = base;
     softmax.sum[i] *= factors[i];
   }
-  each([&](float& s, int i, int) {
+  Places::each(scores, [&](float& s, int i, int) {
     s = exp2_of(fmaf(s, scale, -against[i]));
     softmax.sum[i] += s;
   });
 }
 
 // Whether older sums change: most tiles of keys have no new maximum.
-__device__ __forceinline__ bool rises(const float (&factors)[kLaneQueries]) {
+template <int kQueries>
+__device__ __forceinline__ bool rises(const float (&factors)[kQueries]) {
   bool rises = false;
 #pragma unroll
-  for (int i = 0; i < kLaneQueries; ++i) rises |= factors[i] != 1.0f;
+  for (float factor : factors) rises |= factor != 1.0f;
   return rises;
 }
 

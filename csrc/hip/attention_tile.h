@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
   if (range.begin < range.end) key_mover.fetch(range.begin, keys);
 
   const ScoreRule rule(call);
-  Softmax softmax;
+  Softmax<TileScores> softmax;
   const uint16_t* queries[kLaneQueries];
 #pragma unroll
   for (int i = 0; i < kLaneQueries; ++i) {
@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(tile_waves(kBucket) * kWaveSize, tile_blocks(k
   for (int i = 0; i < kLaneQueries; ++i) {
     const int row = lane_query(lane, i);
     if (row >= rows) continue;
-    const float2 stats = make_float2(softmax.largest[i], softmax.sum[i]);
+    const float2 stats = make_float2(softmax.base[i], softmax.sum[i]);
     ResultRow result(call, plan, partials, work, wave_row + row, stats,
                      first_dim == 0 && lane_part(lane) == 0);
 #pragma unroll

@@ -268,8 +268,15 @@ constexpr int kExactRows = 8, kExactKeys = 32;
 void attention_exact(const AttentionCall& call, const AttentionPlan& plan, const Partials& partials,
                      Stream stream);
 
-// Matrix units on tiles of kDecodeRows rows, one function for each format of both caches.
-constexpr int kDecodeRows = 16;
+// Matrix units on tiles of 16 rows, one function for each format of both caches. Where values can
+// be read transposed, eight are enough of a tile, and all that sums of large heads leave room for.
+constexpr int kDecodeRows = 16, kFewDecodeRows = 8;
+constexpr int kMostDimsOfManyRows = 128;
+inline int decode_tile_rows(const AttentionCall& call) {
+  const bool large = call.head_dim > kMostDimsOfManyRows || call.value_dim > kMostDimsOfManyRows;
+  const bool few = call.queries * (call.heads / call.kv_heads) <= kFewDecodeRows;
+  return kLoadsTransposed && (large || few) ? kFewDecodeRows : kDecodeRows;
+}
 void attention_decode_f16(const AttentionCall& call, const AttentionPlan& plan,
                           const Partials& partials, Stream stream);
 void attention_decode_bf16(const AttentionCall& call, const AttentionPlan& plan,

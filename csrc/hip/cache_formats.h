@@ -201,6 +201,8 @@ struct Q8_0Codes {
   static __device__ __forceinline__ uint32_t codes(uint32_t bytes, int) {
     return bytes ^ 0x80808080;
   }
+  static constexpr int kSignedUnit = 1;
+  static __device__ __forceinline__ uint32_t signed_codes(uint32_t bytes, int) { return bytes; }
 };
 
 // 32 times 4 bits: the first 16 in the low halves of 16 bytes.
@@ -211,10 +213,15 @@ struct Q4_0Codes {
   static __device__ __forceinline__ uint32_t codes(uint32_t bytes, int first) {
     return bytes >> (first % 32 / 16 * 4) & 0x0f0f0f0f;
   }
+  static constexpr int kSignedUnit = 16;
+  static __device__ __forceinline__ uint32_t signed_codes(uint32_t bytes, int first) {
+    return (bytes << (4 - first % 32 / 16 * 4) & 0xf0f0f0f0) ^ 0x80808080;
+  }
 };
 
 // 32 codes behind a float16 scale. Codes says which bytes have those of value i, and makes of four
-// of them the unsigned codes of values first to first + 3; a value is scale * (code - kZero).
+// of them the unsigned codes of values first to first + 3, or signed bytes; a value is
+// scale * (code - kZero), which is scale * byte / kSignedUnit.
 template <class Codes>
 struct BlockCache {
   static constexpr CacheType kType = Codes::kType;

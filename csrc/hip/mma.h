@@ -170,6 +170,24 @@ __device__ __forceinline__ void multiply_step(float* c, const StepA<T>& a, const
   }
 }
 
+// The same of signed bytes, four to a word, 32 values of k; `c` becomes the product and `zero`.
+__device__ __forceinline__ void multiply_step(int* c, const StepA<int8_t>& a,
+                                              const StepB<int8_t>& b, int zero = 0) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+      : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+      : "r"(a.words[0]), "r"(a.words[1]), "r"(a.words[2]), "r"(a.words[3]), "r"(b.words[0]),
+        "r"(b.words[1]), "r"(zero));
+}
+
+// Eight rows of eight 16-bit values, of which a lane has values 2 * (lane % 4) and the next of row
+// lane / 4, become columns: it gets those of column lane / 4.
+__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
+  uint32_t result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+
 // 16 rows of B for one step: `from` holds value k of row n at k * stride + n, every eight rows
 // 16-byte aligned. Pairs come in the order of accumulators.
 template <typename T>

@@ -79,11 +79,8 @@ __device__ __forceinline__ void mma(IntTile<kCols>& tile,
   for (int j = 0; j < kCols / 8; ++j) {
     int* c = tile.values + 4 * j;
     if constexpr (kSpan == 2) {
-      asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-          "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
-          : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
-          : "r"(a[0][0]), "r"(a[1][0]), "r"(a[0][1]), "r"(a[1][1]), "r"(b[j][0]), "r"(b[j][1]),
-            "r"(kDotZero));
+      const StepA<int8_t> rows = {{a[0][0], a[1][0], a[0][1], a[1][1]}};
+      multiply_step(c, rows, StepB<int8_t>{{b[j][0], b[j][1]}}, kDotZero);
     } else {
       asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 "
           "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"

@@ -135,6 +135,7 @@ CASES = [
     Case((70, 19), 21),  # tiles
     *(Case((280, 0), 2, block_size=16, options=options) for options in OPTIONS),
     *(Case((75,), queries, 2, 1, dim) for queries in (1, 17) for dim in (192, 256)),
+    *(Case((75, 300), queries, 4, 2, 128) for queries in (3, 7)),  # eight and 16 rows to a tile
 ]
 ODD = [  # heads that blocks do not fit
     *(Case((40, 3), 5, head_dim=72, value_dim=40, options=options) for options in OPTIONS),
@@ -143,7 +144,13 @@ ODD = [  # heads that blocks do not fit
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), [*itertools.product(CASES, CACHES), *((c, "f16") for c in ODD)], ids=str
+    ("case", "name"),
+    [
+        *itertools.product(CASES, CACHES),
+        *((case, "f16") for case in ODD),
+        *((case, "q4_0") for case in (*CASES[:3], *CASES[-2:])),
+    ],
+    ids=str,
 )
 def test_attention(nvidia: OnNvidia, name: str, case: Case) -> None:
     case = replace(case, k_format=name)

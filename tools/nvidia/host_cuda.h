@@ -3,7 +3,7 @@
 //
 // Copies to shared memory wait until their group is waited for, so that who reads too early reads
 // what was there before: poison, at first. The layouts of matrix instructions are those of PTX ISA,
-// "Matrix fragments for mma.m16n8k16", ".m16n8k32" and "ldmatrix".
+// "Matrix fragments for mma.m16n8k16", ".m16n8k32", "ldmatrix" and "movmatrix".
 #pragma once
 
 #include <cuda_bf16.h>
@@ -192,6 +192,20 @@ inline void load_transposed(uint32_t (&words)[4], const void* row) {
   meet_warp();
 }
 
+// movmatrix.trans: eight rows of four pairs become columns.
+inline uint32_t transposed(uint32_t pair) {
+  Warp& warp = *current->warp;
+  const int lane = current->lane;
+  warp.slots[lane] = pair;
+  meet_warp();
+  const auto at = [&](int row) {
+    return static_cast<uint32_t>(warp.slots[4 * row + lane / 8] >> (16 * (lane / 4 % 2)) & 0xffff);
+  };
+  const uint32_t result = at(lane % 4 * 2) | at(lane % 4 * 2 + 1) << 16;
+  meet_warp();
+  return result;
+}
+
 // prmt: bit 3 of a selector takes the sign of its byte.
 inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selectors) {
   const uint64_t bytes = low | uint64_t{high} << 32;
@@ -225,6 +239,7 @@ inline float __uint_as_float(uint32_t bits) {
 }
 inline float __int_as_float(int bits) { return __uint_as_float(static_cast<uint32_t>(bits)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline int __float2int_rn(float x) { return static_cast<int>(std::lrintf(x)); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {

@@ -31,16 +31,17 @@ ASSEMBLY = {
         "f32.bf16.bf16.f32": (
             "host_cuda::multiply_16_bits(c, a.words, b.words, host_cuda::bfloat16_at);"
         ),
+        "s32.s8.s8.s32": (
+            "host_cuda::multiply_bytes<2>(c, {a.words[0], a.words[1], a.words[2], a.words[3]},"
+            " {b.words[0], b.words[1]}, zero);"
+        ),
+        "movmatrix.sync": "result = host_cuda::transposed(pair);",
         "ldmatrix.sync": (
             "uint32_t words[4]; host_cuda::load_transposed(words, row);"
             "for (int i = 0; i < 4; ++i) rows[i / 2].words[i % 2] = words[i];"
         ),
     },
     "mma_int8.h": {
-        "m16n8k32": (
-            "host_cuda::multiply_bytes<2>(c, {a[0][0], a[1][0], a[0][1], a[1][1]},"
-            " {b[j][0], b[j][1]}, kDotZero);"
-        ),
         "m16n8k16": ("host_cuda::multiply_bytes<1>(c, {a[0][0], a[1][0]}, {b[j][0]}, kDotZero);"),
     },
 }
@@ -61,7 +62,7 @@ BODIES = {
 }
 # The addresses that PTX takes.
 UNUSED = re.compile(r"\s*const auto address = static_cast<uint32_t>\(__cvta[^;]+;")
-_DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(16\) )?(\w+) (\w+)\[\];")
+_DYNAMIC = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?(\w+) (\w+)\[\];")
 _LAUNCH = re.compile(r"([\w:]+(?:<[^;{}()]*?>)?)\s*<<<(.*?)>>>\(", re.DOTALL)
 
 
