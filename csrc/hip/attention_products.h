@@ -42,8 +42,7 @@ struct KeyProducts {
         for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            body(queries[n][s].words[half],
-                 Fragments::key_dim(n, threadIdx.x % kSlots, s, half));
+            body(queries[n][s].words[half], Fragments::key_dim(n, threadIdx.x % kSlots, s, half));
           }
         }
       }
@@ -119,7 +118,8 @@ struct KeyProducts<T, BlockCache<Codes>, kBucket> {
       largest = fmaxf(largest, wave_shuffle_xor(largest, mask));
       undefined += wave_shuffle_xor(undefined, mask);
     }
-    if (lane % kSlots == 0) room[lane / kSlots] = largest / (kMost * Codes::kSignedUnit) + undefined;
+    if (lane % kSlots == 0)
+      room[lane / kSlots] = largest / (kMost * Codes::kSignedUnit) + undefined;
     wave_barrier();
     scales[0] = room[lane % kSlots * 2], scales[1] = room[lane % kSlots * 2 + 1];
     wave_barrier();
@@ -151,8 +151,7 @@ struct KeyProducts<T, BlockCache<Codes>, kBucket> {
       }
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
-        const StepA<int8_t> a = {
-            {codes[0][b][0], codes[1][b][0], codes[0][b][1], codes[1][b][1]}};
+        const StepA<int8_t> a = {{codes[0][b][0], codes[1][b][0], codes[0][b][1], codes[1][b][1]}};
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) {
           int highs[4], lows[4];
@@ -207,8 +206,7 @@ struct ValueSums {
       Fragments::load_values(rows, n, threadIdx.x % kWaveSize, v);
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
-        const StepA<T> a = {
-            {v[i].words[0], v[i + 1].words[0], v[i].words[1], v[i + 1].words[1]}};
+        const StepA<T> a = {{v[i].words[0], v[i + 1].words[0], v[i].words[1], v[i + 1].words[1]}};
 #pragma unroll
         for (int j = 0; j < kTiles; ++j) multiply_step(sums[j][4 * n + i / 2], a, weights[j]);
       }
@@ -257,13 +255,11 @@ struct ValueSums<T, BlockCache<Codes>, kBucket, kTiles> {
             scaled[j].words[k] =
                 half2_bits(__hmul2(as_half2(weights[j].words[k]), as_half2(scales[b][k])));
           }
-          multiply_step(zeros[j][2 * n + b], StepA<T>{{kZeros, kZeros, kZeros, kZeros}},
-                        scaled[j]);
+          multiply_step(zeros[j][2 * n + b], StepA<T>{{kZeros, kZeros, kZeros, kZeros}}, scaled[j]);
         }
 #pragma unroll
         for (int i = 4 * b; i < 4 * b + 4; i += 2) {
-          const StepA<T> a = {
-              {v[i].words[0], v[i + 1].words[0], v[i].words[1], v[i + 1].words[1]}};
+          const StepA<T> a = {{v[i].words[0], v[i + 1].words[0], v[i].words[1], v[i + 1].words[1]}};
 #pragma unroll
           for (int j = 0; j < kTiles; ++j) multiply_step(sums[j][4 * n + i / 2], a, scaled[j]);
         }

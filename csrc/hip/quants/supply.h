@@ -94,19 +94,41 @@ class Ring {
     constexpr int neighbours = align % 16 == 0 ? 0 : 16 - align;
     return (kBlocks * View::template plane_size<P>() + neighbours + 15) / 16;
   }
+  template <int P>
+  static constexpr int part_bytes() {
+    return 16 * pieces<P>();
+  }
+  // Of the parts of a row up to plane P, one behind the other; whether one of them is large.
+  template <int P>
+  static constexpr int bytes_before() {
+    if constexpr (P == 0) return 0;
+    if constexpr (P > 0) return bytes_before<P - 1>() + part_bytes<P - 1>();
+  }
+  template <int P>
+  static constexpr bool large_before() {
+    if constexpr (P == 0) return false;
+    if constexpr (P > 0) return large_before<P - 1>() || part_bytes<P - 1>() > 64;
+  }
   // From a row's part of a plane to the next row's. Memory is read by sectors of 32 bytes and asked
-  // by lines of 128: what goes to two of LDS is read, or asked for, twice. For more rows than a
-  // pair, rows start an odd number of sectors apart, and what is small of pieces: so the same place
-  // of rows is in different banks.
+  // by lines of 128: what goes to two of LDS is read, or asked for, twice. A pair's parts have
+  // lines of their own. The parts of more rows follow each other, and rows start an odd number of
+  // sectors apart or, without large parts, of pieces: so the same place of them is in different
+  // banks.
   template <int P>
   static constexpr int row_bytes() {
-    constexpr int bytes = 16 * pieces<P>(), sectors = (bytes + 31) / 32;
-    if constexpr (kRows == kPair) return bytes < 128 ? 32 * sectors : (bytes + 127) / 128 * 128;
-    return bytes <= 64 ? bytes | 16 : 32 * (sectors | 1);
+    if constexpr (kRows == kPair) {
+      constexpr int unit = part_bytes<P>() < 128 ? 32 : 128;
+      return (part_bytes<P>() + unit - 1) / unit * unit;
+    } else {
+      constexpr int bytes = bytes_before<kPlanes>(), sectors = (bytes + 31) / 32;
+      return large_before<kPlanes>() ? 32 * (sectors | 1) : bytes | 16;
+    }
   }
   template <int P>
   static constexpr int plane_offset() {
-    if constexpr (P == 0) {
+    if constexpr (kRows > kPair) {
+      return P == kPlanes ? kRows * row_bytes<0>() : bytes_before<P>();
+    } else if constexpr (P == 0) {
       return 0;
     } else {
       return plane_offset<P - 1>() + kRows * row_bytes<P - 1>();
@@ -148,7 +170,7 @@ class Ring {
     });
   }
 
-  uint8_t* stages_;  // [kAhead][kPlanes][kRows][row_bytes()]
+  uint8_t* stages_;  // [kAhead][kStageBytes]
 
  public:
   static constexpr int kStageBytes = (plane_offset<kPlanes>() + 127) / 128 * 128;
